@@ -1,0 +1,73 @@
+# One command to run, one to test; every other target is listed by `make help`.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CONFIG ?= $(wildcard llm-edge.yaml)
+PYTEST_ARGS ?=
+
+.PHONY: help
+help: ## Show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-10s %s\n", $$1, $$2}'
+
+$(STAMP): requirements.lock pyproject.toml
+	@# Debian splits ensurepip into a package of its own, which PyPI cannot give.
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
+	  || { apt-get update -qq && apt-get install -y -qq python3-venv; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	  --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: setup
+setup: $(STAMP) ## Create the virtual environment from the lock file
+
+.PHONY: run
+run: setup ## Run the gateway on 127.0.0.1:8080 and print a working curl line
+	@exec $(BIN)/llm-edge run $(addprefix --config ,$(CONFIG))
+
+.PHONY: test
+test: setup ## Run every test, real Envoy and Redis included
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: check
+check: setup ## Format, lint, types, import rules
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache > .cache-imports.txt || { cat .cache-imports.txt; exit 1; }
+	@rm -f .cache-imports.txt
+
+.PHONY: format
+format: setup ## Rewrite the sources in the house format
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --quiet --fix .
+
+.PHONY: bench
+bench: setup ## Measure the rungs and figures (BENCH_ARGS="--quick" for a short run)
+	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+.PHONY: bundle
+bundle: setup ## Regenerate the committed Envoy bundle in envoy/
+	@env -i PATH="$$PATH" $(BIN)/llm-edge bundle --out envoy
+
+.PHONY: proto
+proto: setup ## Regenerate the wire messages from extproc/pb/*.proto
+	@$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. extproc/pb/*.proto
+
+.PHONY: lock
+lock: setup ## Resolve the dependencies anew
+	@$(BIN)/python -m pip install --quiet pip-tools
+	@$(BIN)/pip-compile --quiet --generate-hashes --allow-unsafe --all-extras --all-build-deps \
+	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --no-annotate \
+	  --strip-extras -o requirements.lock pyproject.toml
+
+.PHONY: clean
+clean: ## Remove the environment and every cache
+	@rm -rf $(VENV) .bench .llm-edge .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""The ladder of benchmarks behind `make bench`: same mock, same load, one run."""

@@ -1,0 +1,127 @@
+"""Rung 4: the full product, started the way an operator starts it. The one place to adjust.
+
+Everything that depends on the product's commands, file names and configuration is in this file:
+`keys create` makes the caller's key, `bundle` writes Envoy's configuration, `serve` is the
+processor, Envoy runs in the state directory.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import envoy
+from benchmarks.processes import HOST, Child, StartError, free_port, running, wait_path, wait_port
+from extproc.schema import Config
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMAND = (sys.executable, "-m", "extproc.cli")
+CONFIG = "llm-edge.json"  # JSON is YAML
+STATE = "state"
+ENVOY = "envoy"  # below the state directory: where the bundle goes and Envoy runs
+BOOTSTRAP = "bootstrap.yaml"  # what `bundle --out DIR` writes for Envoy
+SOCKET = "extproc.sock"  # where the processor listens, in Envoy's directory
+COMMAND_SECONDS = 60
+MODEL = "bench-model"
+STREAM_MODEL = "bench-stream"
+PRICE = {"input": 0.15, "output": 0.60}
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """The running product: where it listens, how to call it, what to measure."""
+
+    port: int
+    key: str
+    processor: Child
+    envoy: Child
+
+
+def available() -> bool:
+    """Tell whether this tree has the product's commands."""
+    return (ROOT / "extproc" / "cli.py").is_file()
+
+
+def config(port: int, admin_port: int, json_port: int, sse_port: int) -> dict[str, object]:
+    """Return the configuration: every feature on, no limit low enough to refuse the load."""
+
+    def model(provider: str) -> dict[str, object]:
+        target = {"provider": provider, "model": MODEL, "usd_per_million": PRICE}
+        return {"strategy": "priority", "targets": [target]}
+
+    many = 10_000_000
+    wanted: dict[str, object] = {
+        "server": {"host": HOST, "port": port, "drain_seconds": 1},
+        "admin": {"host": HOST, "port": admin_port},
+        "state": {"dir": STATE, "store": "memory"},
+        "tiers": {
+            "enterprise": {
+                "requests_per_second": many,
+                "burst": many,
+                "concurrent_requests": many,
+                "tokens_per_minute": many * 1000,
+                "tokens_per_day": many * 1000,
+                "usd_per_month": many,
+            }
+        },
+        "limits": {
+            "global": {"requests_per_second": many, "burst": many},
+            "per_ip": {"requests_per_second": many, "burst": many},
+        },
+        "providers": {
+            "mock": {"dialect": "openai", "endpoint": f"http://{HOST}:{json_port}/v1"},
+            "mock-sse": {"dialect": "openai", "endpoint": f"http://{HOST}:{sse_port}/v1"},
+        },
+        "models": {MODEL: model("mock"), STREAM_MODEL: model("mock-sse")},
+    }
+    known = frozenset(Config.model_fields)  # a section the product does not have yet is left out
+    return {section: value for section, value in wanted.items() if section in known}
+
+
+@contextlib.contextmanager
+def product(run: Path, json_port: int, sse_port: int) -> Iterator[Product]:
+    """Run the product below `run`; yield it when its gateway port answers."""
+    if not available():
+        raise StartError("extproc/cli.py is not there yet")
+    home = run / "product"
+    envoy_home = home / STATE / ENVOY
+    envoy_home.mkdir(parents=True, mode=0o700)
+    port, admin_port = free_port(), free_port()
+    (home / CONFIG).write_text(json.dumps(config(port, admin_port, json_port, sse_port), indent=1))
+    _command(home, "bundle", "--out", f"{STATE}/{ENVOY}")
+    created = _command(home, "keys", "create", "--tier", "enterprise", "--name", "bench")
+    key = next((word for word in created.split() if word.startswith("sk_")), "")
+    if not key:
+        raise StartError(f"keys create printed no key: {created[-300:]}")
+    serve = [*COMMAND, "serve", "--config", CONFIG]
+    with running("processor", serve, home, _env()) as processor:
+        wait_path(envoy_home / SOCKET, processor)
+        wait_port(admin_port, processor)
+        with running("envoy", envoy.argv(Path(BOOTSTRAP)), envoy_home) as proxy:
+            wait_port(port, proxy)
+            yield Product(port, key, processor, proxy)
+
+
+def _env() -> dict[str, str]:
+    return {"PYTHONPATH": str(ROOT)}
+
+
+def _command(home: Path, *words: str) -> str:
+    argv = [*COMMAND, words[0], *words[1:], "--config", CONFIG]
+    done = subprocess.run(
+        argv,
+        cwd=home,
+        env={**os.environ, **_env()},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=COMMAND_SECONDS,
+    )
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip()[-800:]
+        raise StartError(f"llm-edge {' '.join(words)} ended with {done.returncode}: {said}")
+    return done.stdout

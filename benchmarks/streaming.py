@@ -1,0 +1,140 @@
+"""The streaming figures: how many streams the machine carries, and what the product adds to them.
+
+Knows rungs and the streaming load. Decides no verdict.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from benchmarks import streams
+from benchmarks.envoy import STREAM_HEADER
+from benchmarks.measure import PAIR, turned
+from benchmarks.processes import cpu_seconds
+from benchmarks.rungs import Rung
+from benchmarks.streams import Spec, Streamed
+
+PACE_MS = 50.0
+FAST_PACE_MS = 20.0
+FIRST_COUNT = 200
+LAST_COUNT = 3200
+DEGRADED_MS = 5.0  # the tail of the gaps may exceed the pace by this before it is the machine's
+STALL_MS = 250.0  # what a reader notices at 20 ms a token
+LONG_CHUNKS = 2000
+ANSWERS = 50  # enough that one answer's CPU is not noise
+SETTLE_SECONDS = 0.5  # the access log of the last answers reaches the processor
+
+
+@dataclass(slots=True)
+class Found:
+    """All streaming observations."""
+
+    ladder: dict[int, list[Streamed]] = field(default_factory=dict)
+    count: int = FIRST_COUNT
+    rounds: dict[int, list[Streamed]] = field(default_factory=dict)
+    held: int | None = None
+    fast: list[Streamed] = field(default_factory=list)
+    answer_us: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def token_us(self) -> float | None:
+        """CPU microseconds of the processor per token of a long answer beyond the first."""
+        if len(self.answer_us) != 2:
+            return None
+        return (self.answer_us[LONG_CHUNKS] - self.answer_us[1]) / (LONG_CHUNKS - 1)
+
+
+def spec(rung: Rung, count: int, chunks: int, pace_ms: float) -> Spec:
+    """Return the load of `count` streams on this rung."""
+    where = urlsplit(rung.stream_url or "")
+    return Spec(
+        port=where.port or 0,
+        path=where.path,
+        model=rung.stream_model,
+        headers={**rung.headers, STREAM_HEADER: "1"},
+        streams=count,
+        chunks=chunks,
+        pace_ms=pace_ms,
+        stall_ms=STALL_MS,
+    )
+
+
+def healthy(seen: Streamed, pace_ms: float) -> bool:
+    """Tell whether every stream came whole and its pace was kept."""
+    return seen.completed == seen.streams and seen.gap_p99 - pace_ms <= DEGRADED_MS
+
+
+def climb(rungs: Mapping[int, Rung], seconds: float, last: int, found: Found) -> None:
+    """Double the streams until the direct or the plain Envoy rung loses its pace.
+
+    `found.count` is then the highest count that the machine itself carries: above it there is no
+    baseline to compare with.
+    """
+    chunks = max(2, round(seconds * 1000 / PACE_MS))
+    count = FIRST_COUNT
+    while count <= last:
+        good = True
+        for number in (1, 2):
+            if number in rungs and good:
+                seen = streams.run(spec(rungs[number], count, chunks, PACE_MS))
+                found.ladder.setdefault(number, []).append(seen)
+                good = healthy(seen, PACE_MS)
+                _say(f"{count} streams, rung {number}: gap p99 {seen.gap_p99:.2f} ms")
+        if not good:
+            break
+        found.count = count
+        count *= 2
+
+
+def compare(rungs: Mapping[int, Rung], rounds: int, seconds: float, found: Found) -> None:
+    """Measure the Envoy rungs in turn at the count the machine carries."""
+    chunks = max(2, round(seconds * 1000 / PACE_MS))
+    numbers = [n for n in (2, 3, 4) if n in rungs]
+    for turn in range(rounds):
+        for number in turned(numbers, turn):
+            seen = streams.run(spec(rungs[number], found.count, chunks, PACE_MS))
+            found.rounds.setdefault(number, []).append(seen)
+
+
+def hold(rung: Rung, seconds: float, last: int, found: Found) -> None:
+    """Double the streams at the fast pace until one of them stalls or ends early."""
+    chunks = max(2, round(seconds * 1000 / FAST_PACE_MS))
+    count = FIRST_COUNT // 2
+    while count <= last:
+        seen = streams.run(spec(rung, count, chunks, FAST_PACE_MS))
+        found.fast.append(seen)
+        if seen.stalls or seen.completed < count:
+            break
+        found.held = count
+        count *= 2
+
+
+def cpu_per_token(rung: Rung, answers: int, found: Found) -> None:
+    """Measure the processor's CPU for answers of 1 and of 2,000 chunks, idling subtracted."""
+    idle = _idle_share(rung)
+    for chunks in (1, LONG_CHUNKS):
+        streams.run(spec(rung, answers, chunks, 0.0))  # warm up
+        time.sleep(SETTLE_SECONDS)
+        before, began = cpu_seconds(rung.processor), time.monotonic()
+        streams.run(spec(rung, answers, chunks, 0.0))
+        time.sleep(SETTLE_SECONDS)
+        spent = cpu_seconds(rung.processor) - before
+        spent -= idle * (time.monotonic() - began)
+        found.answer_us[chunks] = max(0.0, spent) / answers * 1e6
+
+
+def _idle_share(rung: Rung) -> float:
+    time.sleep(SETTLE_SECONDS)
+    before, began = cpu_seconds(rung.processor), time.monotonic()
+    time.sleep(2.0)
+    return (cpu_seconds(rung.processor) - before) / (time.monotonic() - began)
+
+
+def pair(rungs: Mapping[int, Rung]) -> bool:
+    """Tell whether both rungs of the comparison are up."""
+    return all(number in rungs for number in PAIR)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

@@ -1,0 +1,93 @@
+"""The targets, and whether a summary meets them. Pure."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Summary = Mapping[str, Any]
+
+LITELLM_TIMES = 15.0
+PORTKEY_TIMES = 3.0
+PROCESSOR_US = 300.0
+ADDED_P50_MS = 1.5
+ADDED_GAP_P99_MS = 1.0
+STREAMS = 200
+RSS_MIB = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One target: PASS, FAIL, or NOT MEASURED where a rung it needs was not up."""
+
+    target: str
+    state: str
+    measured: str
+
+
+def verdicts(summary: Summary) -> list[Verdict]:
+    """Judge every target by the medians in `summary` (as `report.summarise` returns it)."""
+    return [
+        _at_least(summary, "5", LITELLM_TIMES, "LiteLLM"),
+        _at_least(summary, "6", PORTKEY_TIMES, "Portkey"),
+        _at_most(
+            f"processor CPU <= {PROCESSOR_US:g} us per request",
+            _rung(summary, "4", "processor_us"),
+            PROCESSOR_US,
+            "us",
+        ),
+        _at_most(
+            f"added p50 at one connection <= {ADDED_P50_MS:g} ms",
+            _rung(summary, "4", "added_p50_ms"),
+            ADDED_P50_MS,
+            "ms",
+        ),
+        _gap(summary),
+        _at_most(
+            f"processor RSS < {RSS_MIB:g} MiB",
+            _rung(summary, "4", "processor_rss_mib"),
+            RSS_MIB,
+            "MiB",
+            lambda value, limit: value < limit,
+        ),
+    ]
+
+
+def _rung(summary: Summary, number: str, figure: str) -> float | None:
+    spread = summary["rungs"].get(number, {}).get(figure)
+    return None if spread is None else float(spread["median"])
+
+
+def _state(good: bool) -> str:
+    return "PASS" if good else "FAIL"
+
+
+def _at_least(summary: Summary, other: str, times: float, name: str) -> Verdict:
+    target = f"rung 4 carries >= {times:g} x {name}"
+    ours = _rung(summary, "4", "per_second")
+    theirs = _rung(summary, other, "per_second")
+    if ours is None or not theirs:
+        return Verdict(target, "NOT MEASURED", "")
+    return Verdict(target, _state(ours / theirs >= times), f"{ours / theirs:.1f} x")
+
+
+def _at_most(
+    target: str,
+    value: float | None,
+    limit: float,
+    unit: str,
+    fits: Callable[[float, float], bool] = lambda value, limit: value <= limit,
+) -> Verdict:
+    if value is None:
+        return Verdict(target, "NOT MEASURED", "")
+    return Verdict(target, _state(fits(value, limit)), f"{value:.2f} {unit}")
+
+
+def _gap(summary: Summary) -> Verdict:
+    target = f"inter-token p99 within {ADDED_GAP_P99_MS:g} ms of rung 2 at >= {STREAMS} streams"
+    streaming = summary.get("streaming") or {}
+    added = streaming.get("added_gap_p99_ms")
+    if added is None:
+        return Verdict(target, "NOT MEASURED", "")
+    count, value = streaming["streams"], added["median"]
+    good = value <= ADDED_GAP_P99_MS and count >= STREAMS and streaming["complete"]
+    return Verdict(target, _state(good), f"{value:+.2f} ms at {count} streams")

@@ -1,0 +1,40 @@
+"""The access-log service: every entry of a planned call becomes one settled outcome.
+
+Knows: the codec, the pipeline and the ledger. Must not know: gRPC or sockets.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from extproc import wire
+from extproc.inflight import InFlight
+from extproc.pipeline import Gateway, settle
+from extproc.ports import Ledger
+
+log: Final = logging.getLogger(__name__)
+
+
+class AccessLog:
+    """Settles batches as Envoy flushes them (every 50 ms)."""
+
+    def __init__(self, gateway: Gateway, ledger: Ledger, inflight: InFlight) -> None:
+        self._gateway = gateway
+        self._ledger = ledger
+        self._inflight = inflight
+
+    def receive(self, raw: bytes) -> None:
+        """Settle one StreamAccessLogsMessage; a broken entry is counted, the others count."""
+        outcomes = []
+        try:
+            for entry in wire.log_entries(raw):
+                outcome = settle(self._gateway, entry)
+                if outcome is not None:
+                    outcomes.append(outcome)
+                    self._inflight.settled(outcome.id)
+        except wire.Malformed:
+            self._gateway.observer.store_error("accesslog", "decode")
+            log.warning("access log message is not readable")
+        if outcomes:
+            self._ledger.record(outcomes)

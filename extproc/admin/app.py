@@ -1,0 +1,129 @@
+"""The admin API: is it alive, is it ready, what did it count.
+
+Knows: FastAPI and the callables it is given. Must not know: sockets, Envoy, the pipeline or what
+makes the processor ready.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Literal
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """What must hold before traffic may come: (name, ok, detail) of each condition."""
+
+    conditions: tuple[tuple[str, bool, str], ...] | list[tuple[str, bool, str]]
+
+    @property
+    def ok(self) -> bool:
+        """Say whether every condition holds."""
+        return all(ok for _, ok, _ in self.conditions)
+
+
+class Health(BaseModel):
+    """The event loop answers."""
+
+    status: Literal["ok"] = "ok"
+    version: str
+
+
+class Condition(BaseModel):
+    """One thing that must hold; the detail says what was seen."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+class ReadinessReport(BaseModel):
+    """Every condition, and whether all hold."""
+
+    ready: bool
+    conditions: list[Condition]
+
+
+class Error(BaseModel):
+    """What went wrong, in the shape of the gateway's own errors."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str
+
+
+class ErrorReport(BaseModel):
+    """The body of every error."""
+
+    error: Error
+
+
+def create_app(
+    *,
+    ready: Callable[[], Awaitable[Readiness]],
+    metrics: Callable[[], tuple[bytes, str]],
+    version: str,
+) -> FastAPI:
+    """Build the admin application.
+
+    `ready` is awaited on the loop at every probe; `metrics` is called in a thread and returns the
+    page and its content type. Health never depends on either.
+    """
+    app = FastAPI(
+        title="LLM Edge Agent admin",
+        version=version,
+        redoc_url=None,
+        responses={404: {"model": ErrorReport}, 405: {"model": ErrorReport}},
+    )
+
+    @app.get("/healthz")
+    async def healthz() -> Health:
+        """Answer while the event loop lives. For liveness probes."""
+        return Health(version=version)
+
+    @app.get("/readyz", responses={503: {"model": ReadinessReport}})
+    async def readyz(response: Response) -> ReadinessReport:
+        """Say whether traffic may come, condition by condition. For readiness probes."""
+        found = await ready()
+        if not found.ok:
+            response.status_code = HTTPStatus.SERVICE_UNAVAILABLE
+        conditions = [Condition(name=n, ok=ok, detail=detail) for n, ok, detail in found.conditions]
+        return ReadinessReport(ready=found.ok, conditions=conditions)
+
+    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    async def prometheus() -> Response:
+        """Return the counters as Prometheus text."""
+        body, content_type = await asyncio.to_thread(metrics)
+        return Response(body, headers={"content-type": content_type})
+
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(Exception, _broken)
+    return app
+
+
+def _report(status: int, kind: str, code: str, message: str) -> JSONResponse:
+    body = ErrorReport(error=Error(message=message, type=kind, code=code))
+    return JSONResponse(body.model_dump(), status_code=status)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = HTTPStatus(error.status_code).name.lower()
+    message = f"{request.method} {request.url.path}: {error.detail}"
+    answer = _report(error.status_code, "invalid_request_error", code, message)
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+async def _broken(_request: Request, _error: Exception) -> Response:
+    # uvicorn logs the trace; the caller learns nothing of the inside.
+    return _report(500, "server_error", "internal_error", "The admin API failed; see the log.")

@@ -1,0 +1,1 @@
+"""The Envoy bundle: everything Envoy is told, rendered from the written configuration."""

@@ -1,0 +1,231 @@
+"""cds.yaml: the processor and the providers as clusters.
+
+Knows: pools, limits, name resolution and TLS towards upstreams. Must not know: routes, requests.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from envoy_data_plane.envoy.config.cluster.v3 import (
+    CircuitBreakers,
+    CircuitBreakersThresholds,
+    Cluster,
+    ClusterDiscoveryType,
+    ClusterDnsLookupFamily,
+    ClusterLbPolicy,
+    ClusterRefreshRate,
+    OutlierDetection,
+    UpstreamConnectionOptions,
+)
+from envoy_data_plane.envoy.config.core.v3 import (
+    Address,
+    DataSource,
+    Http1ProtocolOptions,
+    Http2ProtocolOptions,
+    KeepaliveSettings,
+    TcpKeepalive,
+    TransportSocket,
+)
+from envoy_data_plane.envoy.config.core.v3 import HttpProtocolOptions as CommonOptions
+from envoy_data_plane.envoy.config.endpoint.v3 import (
+    ClusterLoadAssignment,
+    Endpoint,
+    LbEndpoint,
+    LocalityLbEndpoints,
+)
+from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
+    CertificateValidationContext,
+    CommonTlsContext,
+    SubjectAltNameMatcher,
+    SubjectAltNameMatcherSanType,
+    TlsParameters,
+    TlsParametersTlsProtocol,
+    UpstreamTlsContext,
+)
+from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
+    HttpProtocolOptions,
+    HttpProtocolOptionsAutoHttpConfig,
+    HttpProtocolOptionsExplicitHttpConfig,
+)
+from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
+from envoy_data_plane.google.protobuf import Any
+
+from extproc.bundle.messages import seconds
+from extproc.bundle.places import (
+    PROCESSOR,
+    PROCESSOR_SOCKET,
+    Upstream,
+    is_ip,
+    operator_path,
+    pipe,
+    tcp,
+    upstream,
+)
+from extproc.bundle.provider import provider_filters
+from extproc.bundle.routes import buffer_bytes
+from extproc.schema import Config, Provider
+
+HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+SYSTEM_CA: Final = "/etc/ssl/certs/ca-certificates.crt"  # Debian's bundle, also in Envoy's images
+PROCESSOR_CONNECT_S: Final = 2.0  # a Unix socket answers at once; another pod soon
+PROCESSOR_CALLS: Final = 100_000  # the processor itself refuses; the default, 1,024, would first
+PROCESSOR_STREAMS: Final = 2_147_483_647  # on one connection: never a second one for load
+PROCESSOR_PING_S: Final = 10.0  # finds a processor that vanished without closing
+POOL_IDLE_S: Final = 60.0  # providers close at 60 s and more: the gateway goes first
+KEEPALIVE_IDLE_S: Final = 30  # below the 60 s at which NAT gateways forget a quiet stream
+KEEPALIVE_PROBES: Final = 3
+KEEPALIVE_INTERVAL_S: Final = 10
+POOL_MIN: Final = 1_024  # Envoy's default
+CONNECTION_BUFFER_BYTES: Final = 1_048_576
+DNS_REFRESH_S: Final = 30.0
+DNS_RETRY_BASE_S: Final = 1.0
+DNS_RETRY_MAX_S: Final = 10.0
+
+
+def clusters(config: Config, base: Path) -> list[Cluster]:
+    """Build the processor's cluster and one per provider, named as the provider."""
+    providers = [
+        _provider(name, provider, config, base) for name, provider in config.providers.items()
+    ]
+    return [_processor(config), *providers]
+
+
+def _processor(config: Config) -> Cluster:
+    written = config.server.processor_address
+    kind, address = ClusterDiscoveryType.STATIC, pipe(PROCESSOR_SOCKET)
+    if written is not None:
+        host, _, port = written.rpartition(":")
+        host = host.strip("[]")
+        address = tcp(host, int(port))
+        kind = ClusterDiscoveryType.STATIC if is_ip(host) else ClusterDiscoveryType.STRICT_DNS
+    http2 = Http2ProtocolOptions(
+        max_concurrent_streams=PROCESSOR_STREAMS,
+        connection_keepalive=KeepaliveSettings(
+            interval=seconds(PROCESSOR_PING_S), timeout=seconds(PROCESSOR_PING_S)
+        ),
+    )
+    options = HttpProtocolOptions(
+        explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(http2_protocol_options=http2)
+    )
+    return Cluster(
+        name=PROCESSOR,
+        type=kind,
+        connect_timeout=seconds(PROCESSOR_CONNECT_S),
+        lb_policy=ClusterLbPolicy.LEAST_REQUEST,
+        circuit_breakers=_limits(PROCESSOR_CALLS),
+        # Because a whole request body is one gRPC message.
+        per_connection_buffer_limit_bytes=buffer_bytes(config),
+        load_assignment=_endpoint(PROCESSOR, address),
+        typed_extension_protocol_options={HTTP_OPTIONS: Any.pack(options)},
+    )
+
+
+def _provider(name: str, provider: Provider, config: Config, base: Path) -> Cluster:
+    to = upstream(provider.endpoint)
+    # The gateway's own connection limit is the bound; a lower one here would refuse failover.
+    pool = max(POOL_MIN, config.server.max_connections)
+    return Cluster(
+        name=name,
+        type=_discovery(to),
+        connect_timeout=seconds(config.timeouts.connect),
+        lb_policy=ClusterLbPolicy.LEAST_REQUEST,
+        circuit_breakers=_limits(pool),
+        per_connection_buffer_limit_bytes=CONNECTION_BUFFER_BYTES,
+        load_assignment=_endpoint(name, tcp(to.host, to.port)),
+        dns_lookup_family=ClusterDnsLookupFamily.V4_PREFERRED,
+        dns_refresh_rate=None if to.is_address else seconds(DNS_REFRESH_S),
+        respect_dns_ttl=not to.is_address,
+        dns_failure_refresh_rate=None
+        if to.is_address
+        else ClusterRefreshRate(
+            base_interval=seconds(DNS_RETRY_BASE_S), max_interval=seconds(DNS_RETRY_MAX_S)
+        ),
+        outlier_detection=_outliers(),
+        upstream_connection_options=UpstreamConnectionOptions(
+            tcp_keepalive=TcpKeepalive(
+                keepalive_time=KEEPALIVE_IDLE_S,
+                keepalive_probes=KEEPALIVE_PROBES,
+                keepalive_interval=KEEPALIVE_INTERVAL_S,
+            )
+        ),
+        transport_socket=_tls(to, provider, base) if to.https else None,
+        typed_extension_protocol_options={
+            HTTP_OPTIONS: Any.pack(_http(name, provider, to))
+        },
+    )
+
+
+def _discovery(to: Upstream) -> ClusterDiscoveryType:
+    if to.is_address:
+        return ClusterDiscoveryType.STATIC
+    # A public API's name stands for a fleet that rotates its addresses: keep open connections.
+    # A plain-HTTP name is a service inside: balance over all it resolves to.
+    return ClusterDiscoveryType.LOGICAL_DNS if to.https else ClusterDiscoveryType.STRICT_DNS
+
+
+def _http(name: str, provider: Provider, to: Upstream) -> HttpProtocolOptions:
+    options = HttpProtocolOptions(
+        common_http_protocol_options=CommonOptions(idle_timeout=seconds(POOL_IDLE_S)),
+        http_filters=provider_filters(name, provider, to),
+    )
+    if to.https:
+        options.auto_config = HttpProtocolOptionsAutoHttpConfig(
+            http_protocol_options=Http1ProtocolOptions(),
+            http2_protocol_options=Http2ProtocolOptions(),
+        )
+    else:
+        options.explicit_http_config = HttpProtocolOptionsExplicitHttpConfig(
+            http_protocol_options=Http1ProtocolOptions()
+        )
+    return options
+
+
+def _tls(to: Upstream, provider: Provider, base: Path) -> TransportSocket:
+    ca = operator_path(provider.ca_file, base) if provider.ca_file else SYSTEM_CA
+    kind = SubjectAltNameMatcherSanType
+    san = SubjectAltNameMatcher(
+        san_type=kind.IP_ADDRESS if to.is_address else kind.DNS,
+        matcher=StringMatcher(exact=to.host),
+    )
+    context = UpstreamTlsContext(
+        sni="" if to.is_address else to.host,  # RFC 6066: names only
+        common_tls_context=CommonTlsContext(
+            tls_params=TlsParameters(tls_minimum_protocol_version=TlsParametersTlsProtocol.TLSv1_2),
+            validation_context=CertificateValidationContext(
+                trusted_ca=DataSource(filename=ca), match_typed_subject_alt_names=[san]
+            ),
+        ),
+    )
+    return TransportSocket(name="envoy.transport_sockets.tls", typed_config=Any.pack(context))
+
+
+def _limits(most: int) -> CircuitBreakers:
+    return CircuitBreakers(
+        thresholds=[
+            CircuitBreakersThresholds(
+                max_connections=most, max_pending_requests=most, max_requests=most, max_retries=most
+            )
+        ]
+    )
+
+
+def _outliers() -> OutlierDetection:
+    """Avoid one bad host of several. A lone host is always used: the plan decides on providers."""
+    return OutlierDetection(
+        consecutive_5xx=5,
+        interval=seconds(10),
+        base_ejection_time=seconds(10),
+        max_ejection_time=seconds(60),
+        max_ejection_percent=50,  # with Envoy's panic threshold of 50 %: at least half stay
+    )
+
+
+def _endpoint(name: str, address: Address) -> ClusterLoadAssignment:
+    return ClusterLoadAssignment(
+        cluster_name=name,
+        endpoints=[
+            LocalityLbEndpoints(lb_endpoints=[LbEndpoint(endpoint=Endpoint(address=address))])
+        ],
+    )

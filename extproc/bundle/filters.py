@@ -1,0 +1,74 @@
+"""The HTTP filters every request passes, in their order.
+
+Knows: the processor's contract with Envoy and the response probe. Must not know: routes, providers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutationRules
+from envoy_data_plane.envoy.config.core.v3 import GrpcService, GrpcServiceEnvoyGrpc
+from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
+    ExternalProcessor,
+    MetadataOptions,
+    MetadataOptionsMetadataNamespaces,
+    ProcessingMode,
+    ProcessingModeBodySendMode,
+    ProcessingModeHeaderSendMode,
+)
+from envoy_data_plane.envoy.extensions.filters.http.lua.v3 import Lua
+from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
+from envoy_data_plane.envoy.type.v3 import HttpStatus, StatusCode
+
+from extproc.bundle.messages import http_filter, inline, seconds
+from extproc.bundle.places import PLAN, PROCESSOR
+
+DECIDE: Final = "llm-edge.decide"
+PROBE: Final = "llm-edge.probe"
+MESSAGE_TIMEOUT_S: Final = 5.0  # the default, 200 ms, is a garbage collection away
+_LUA: Final = Path(__file__).with_name("lua")
+
+
+def lua(name: str) -> Lua:
+    """Return one of the scripts beside this file as a filter."""
+    return Lua(default_source_code=inline(_LUA.joinpath(name).read_text()))
+
+
+def http_filters() -> list[HttpFilter]:
+    """List the filters; the order is the order on the way in, and reversed on the way out."""
+    return [
+        # First, because nothing may act on a request nobody has vouched for.
+        http_filter(DECIDE, _decide()),
+        # After the decision, because it reads the plan; before the router, whose answer it watches.
+        http_filter(PROBE, lua("probe.lua")),
+        # Last, because it sends. It adds no x-envoy-* headers: the inside stays inside.
+        http_filter("envoy.filters.http.router", Router(suppress_envoy_headers=True)),
+    ]
+
+
+def _decide() -> ExternalProcessor:
+    return ExternalProcessor(
+        # No grpc_service.timeout: it would cap the whole stream, waiting for the body included.
+        grpc_service=GrpcService(envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=PROCESSOR)),
+        failure_mode_allow=False,  # a dead processor is a 503, never an open door
+        status_on_error=HttpStatus(code=StatusCode.ServiceUnavailable),
+        processing_mode=ProcessingMode(
+            request_header_mode=ProcessingModeHeaderSendMode.SEND,
+            request_body_mode=ProcessingModeBodySendMode.BUFFERED,
+            response_header_mode=ProcessingModeHeaderSendMode.SKIP,
+            response_body_mode=ProcessingModeBodySendMode.NONE,
+            request_trailer_mode=ProcessingModeHeaderSendMode.SKIP,
+            response_trailer_mode=ProcessingModeHeaderSendMode.SKIP,
+        ),
+        allow_mode_override=True,
+        message_timeout=seconds(MESSAGE_TIMEOUT_S),
+        # The processor sets x-envoy-max-retries and the timeout, which Envoy protects by default.
+        mutation_rules=HeaderMutationRules(allow_envoy=True, allow_all_routing=False),
+        allow_content_length_header=True,
+        metadata_options=MetadataOptions(
+            receiving_namespaces=MetadataOptionsMetadataNamespaces(untyped=[PLAN])
+        ),
+    )

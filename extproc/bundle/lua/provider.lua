@@ -1,0 +1,2 @@
+-- placeholder
+function envoy_on_request(h) end

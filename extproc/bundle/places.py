@@ -1,0 +1,90 @@
+"""Names that several parts of the bundle share: clusters, namespaces, files.
+
+Knows: names, and how an address is written. Must not know: what they are used for.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from envoy_data_plane.envoy.config.core.v3 import Address, Pipe, SocketAddress
+
+from extproc.schema import SecretRef
+
+PROCESSOR: Final = "llm-edge-processor"  # cluster of ext_proc and the access log
+PROCESSOR_SOCKET: Final = "extproc.sock"
+NO_PLAN: Final = "llm.no-plan"  # no cluster: a request without a plan must go nowhere
+PLAN: Final = "llm"  # dynamic metadata the processor writes
+SERVED: Final = "llm.served"  # dynamic metadata the provider filter writes
+RECORD_KEY: Final = "id"  # only planned calls carry it
+ROUTES: Final = "gateway"
+TLS_FILE: Final = "tls.yaml"
+TLS_SECRET: Final = "tls"  # noqa: S105 (a name)
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """A provider's endpoint taken apart. `authority` is what goes in the Host header."""
+
+    https: bool
+    host: str
+    port: int
+    base_path: str
+    authority: str
+
+    @property
+    def is_address(self) -> bool:
+        """Say whether the host needs no name resolution."""
+        return is_ip(self.host)
+
+
+def upstream(endpoint: str) -> Upstream:
+    """Take `http(s)://host[:port][/path]` apart."""
+    parts = urlsplit(endpoint)
+    https = parts.scheme == "https"
+    return Upstream(
+        https=https,
+        host=parts.hostname or "",
+        port=parts.port or (443 if https else 80),
+        base_path=parts.path.rstrip("/"),
+        authority=parts.netloc.lower(),
+    )
+
+
+def is_ip(host: str) -> bool:
+    """Say whether the host is an IP literal."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def tcp(host: str, port: int) -> Address:
+    """Return a TCP address; `host` may be a name where Envoy resolves it."""
+    return Address(socket_address=SocketAddress(address=host, port_value=port))
+
+
+def pipe(path: str) -> Address:
+    """Return a Unix socket relative to the bundle's directory."""
+    return Address(pipe=Pipe(path=path))
+
+
+def secret_file(provider: str) -> str:
+    """Return where a provider's credential is described."""
+    return f"secrets/{provider}.yaml"
+
+
+def operator_path(path: Path, base: Path) -> str:
+    """Return an operator's path as Envoy, which runs in the bundle's directory, must say it."""
+    return str(path if path.is_absolute() else base / path)
+
+
+def secret_path(reference: SecretRef, base: Path) -> str:
+    """Return the file of a file secret."""
+    assert reference.file is not None
+    return operator_path(reference.file, base)

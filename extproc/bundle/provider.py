@@ -1,0 +1,110 @@
+"""The filters of one provider's cluster: what turns a call into that provider's request.
+
+Knows: the provider's address and where its credential is. Must not know: other providers, routes.
+They run once per attempt on the same header map, so every value is set absolutely.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation
+from envoy_data_plane.envoy.extensions.filters.http.credential_injector.v3 import (
+    CredentialInjector,
+)
+from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import (
+    HeaderMutation as HeaderMutationFilter,
+)
+from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import Mutations
+from envoy_data_plane.envoy.extensions.filters.http.upstream_codec.v3 import UpstreamCodec
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
+from envoy_data_plane.envoy.extensions.http.injected_credentials.generic.v3 import Generic
+from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import SdsSecretConfig
+
+from extproc.bundle.edge import remove_prefix
+from extproc.bundle.filters import lua
+from extproc.bundle.messages import extension, from_file, header, http_filter
+from extproc.bundle.places import PLAN, SERVED, Upstream, secret_file
+from extproc.schema import Provider
+
+# The caller's, or about the caller: a provider learns neither. `openai-*` would choose the
+# operator's organisation, and with it who pays.
+NOT_SENT: Final = (
+    "authorization",
+    "proxy-authorization",
+    "x-api-key",
+    "api-key",
+    "cookie",
+    "forwarded",
+    "via",
+    "x-real-ip",
+    "true-client-ip",
+    "origin",
+    "referer",
+    "openai-organization",
+    "openai-project",
+    "accept-encoding",  # because usage is read from the answer as it passes
+)
+NOT_SENT_PREFIXES: Final = ("x-llm-", "x-envoy-", "x-forwarded-")
+# The operator's account, or the provider's plumbing: callers have limits of their own.
+NOT_RETURNED: Final = (
+    "set-cookie",
+    "server",
+    "via",
+    "alt-svc",
+    "openai-organization",
+    "openai-project",
+    "cf-ray",
+    "cf-cache-status",
+    "strict-transport-security",
+    "x-request-id",
+)
+NOT_RETURNED_PREFIXES: Final = ("x-ratelimit-", "anthropic-ratelimit-", "x-envoy-", "x-llm-")
+
+
+def provider_filters(name: str, provider: Provider, to: Upstream) -> list[HttpFilter]:
+    """List the filters of the cluster, in order."""
+    filters = [
+        # First, because it reads the attempt's number, which the next one takes off.
+        http_filter("llm-edge.model", lua("provider.lua")),
+        http_filter("llm-edge.headers", HeaderMutationFilter(mutations=_mutations(name, to))),
+    ]
+    if provider.api_key is not None:
+        # After the headers, because those take the caller's credential off.
+        filters.append(http_filter("llm-edge.credential", _credential(name)))
+    filters.append(http_filter("envoy.filters.http.upstream_codec", UpstreamCodec()))  # it sends
+    return filters
+
+
+def _mutations(name: str, to: Upstream) -> Mutations:
+    return Mutations(
+        request_mutations=[
+            *map(remove_prefix, NOT_SENT_PREFIXES),
+            *(HeaderMutation(remove=key) for key in NOT_SENT),
+            _set(":path", f"{to.base_path}%DYNAMIC_METADATA({PLAN}:suffix)%"),
+            _set(":authority", to.authority),
+        ],
+        response_mutations=[
+            *map(remove_prefix, NOT_RETURNED_PREFIXES),
+            *(HeaderMutation(remove=key) for key in NOT_RETURNED),
+            # Here and not on the route, because only answers of a provider pass here.
+            _set("x-llm-provider", name),
+            _set("x-llm-model", f"%DYNAMIC_METADATA({SERVED}:model)%"),
+            _set("x-llm-attempts", "%UPSTREAM_REQUEST_ATTEMPT_COUNT%"),
+        ],
+    )
+
+
+def _set(key: str, value: str) -> HeaderMutation:
+    return HeaderMutation(append=header(key, value))
+
+
+def _credential(name: str) -> CredentialInjector:
+    secret = SdsSecretConfig(name=name, sds_config=from_file(secret_file(name)))
+    return CredentialInjector(
+        overwrite=True,
+        credential=extension(
+            "envoy.http.injected_credentials.generic",
+            Generic(credential=secret, header="authorization", header_value_prefix="Bearer "),
+        ),
+    )

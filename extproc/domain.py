@@ -1,0 +1,269 @@
+"""The nouns of the gateway as frozen values.
+
+Knows: what a call, a caller, a plan, a usage and an outcome are. Must not know: protobuf, HTTP
+libraries, files, clocks or the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal, TypeAlias
+
+PICO_USD_PER_USD = 10**12  # prices of 1e-6 USD per million tokens stay whole numbers
+
+Dialect: TypeAlias = Literal["openai", "anthropic"]
+EndpointName: TypeAlias = Literal["chat", "completions", "embeddings", "responses", "models"]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One public route: what it is called, whose error shape it answers in, and its upstream path.
+
+    `suffix` is what follows the provider's base path (`/v1`), for example `/chat/completions`.
+    """
+
+    name: EndpointName
+    dialect: Dialect
+    suffix: str
+    timeout_kind: Literal["embedding", "completion"] = "completion"
+
+
+ENDPOINTS: Mapping[tuple[str, str], Endpoint] = {
+    ("POST", "/v1/chat/completions"): Endpoint("chat", "openai", "/chat/completions"),
+    ("POST", "/v1/completions"): Endpoint("completions", "openai", "/completions"),
+    ("POST", "/v1/embeddings"): Endpoint("embeddings", "openai", "/embeddings", "embedding"),
+    ("POST", "/v1/responses"): Endpoint("responses", "openai", "/responses"),
+}
+MODELS_PATH = "/v1/models"  # GET, answered by the processor itself
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The request line and headers of one call; names lower-case, repeats joined by ", "."""
+
+    method: str
+    path: str  # without the query string
+    query: str
+    headers: Mapping[str, str]
+    ends: bool  # no body follows
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """An API key as stored: everything but the key. Times are unix seconds."""
+
+    key_id: str  # public, `key_...`
+    digest: bytes
+    name: str
+    tenant: str
+    tier: str
+    models: frozenset[str] | None  # None: every model
+    endpoints: frozenset[str] | None  # None: every endpoint
+    created_at: float
+    expires_at: float | None
+    revoked_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who is calling, as the server established it."""
+
+    tenant: str
+    key_id: str
+    tier: str
+    models: frozenset[str] | None = None
+    endpoints: frozenset[str] | None = None
+
+    def may_use_model(self, model: str) -> bool:
+        """Say whether the allow-list holds the model."""
+        return self.models is None or model in self.models
+
+    def may_use_endpoint(self, endpoint: str) -> bool:
+        """Say whether the allow-list holds the endpoint."""
+        return self.endpoints is None or endpoint in self.endpoints
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Half-open byte range of a JSON value in a request body."""
+
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A validated request body, read but not re-serialised.
+
+    `model_span` covers the JSON string of the top-level `model`, quotes included.
+    `stream_options_span` covers the JSON value of `stream_options`, None where absent.
+    `object_start` is the offset just after the opening brace: where a new member may be put.
+    `max_output_tokens` is the caller's bound per choice, None where absent.
+    `text_bytes` is the size of what a tokenizer would see (the whole body is an upper bound).
+    """
+
+    endpoint: Endpoint
+    model: str
+    stream: bool
+    wants_usage: bool
+    model_span: Span
+    stream_options_span: Span | None
+    object_start: int
+    max_output_tokens: int | None
+    choices: int
+    text_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Whole pico-USD (1e-12 USD) per token."""
+
+    input: int
+    output: int
+    cached_input: int
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One place that can serve a model: an Envoy cluster and the model's name there."""
+
+    provider: str  # also the Envoy cluster's name
+    model: str
+    weight: int
+    price: Price | None
+    max_retries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A public model name and the ordered targets behind it."""
+
+    name: str
+    strategy: str
+    targets: tuple[Target, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What Envoy executes: attempt n goes to target n, `timeout_ms` bounds them all together."""
+
+    attempts: tuple[Target, ...]
+    timeout_ms: int
+
+
+class UsageSource(StrEnum):
+    """Where token counts came from."""
+
+    PROVIDER = "provider"
+    ESTIMATED = "estimated"
+    PARTIAL = "partial"
+    NONE = "none"  # the provider answered with an error: nothing was used
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one answer; `cached_input` is the part of `input` served from a prompt cache."""
+
+    input: int
+    output: int
+    cached_input: int
+    source: UsageSource
+
+
+class Ended(StrEnum):
+    """How the HTTP exchange with the client ended."""
+
+    FINISHED = "finished"  # a complete 2xx answer
+    FAILED = "failed"  # a complete error answer, the provider's or Envoy's
+    PARTIAL = "partial"  # cut by the client, the provider or a timeout
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One access-log entry of a planned call, as Envoy wrote it.
+
+    Times are milliseconds, None where that never happened.
+    `usage` is the fragment the response probe kept; `events` and `done` are what it saw.
+    """
+
+    record: str
+    request_id: str
+    status: int
+    cluster: str
+    attempts: int
+    flags: tuple[str, ...]
+    start_ms: int
+    duration_ms: float
+    first_upstream_tx_ms: float | None
+    first_upstream_rx_ms: float | None
+    first_chunk_ms: float | None
+    request_bytes: int
+    response_bytes: int
+    usage: str
+    events: int
+    done: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One ledger row: a call that was planned, and what it came to.
+
+    Times are unix milliseconds and durations milliseconds; cost is None when no price is known.
+    """
+
+    id: str
+    request_id: str
+    time_ms: int
+    tenant: str
+    key_id: str
+    endpoint: str
+    model: str
+    provider: str
+    served_model: str
+    stream: bool
+    status: int
+    ended: Ended
+    usage: Usage
+    cost_pico_usd: int | None
+    attempts: int
+    duration_ms: int
+    ttft_ms: int | None
+    request_bytes: int
+    response_bytes: int
+    flags: str
+
+
+@dataclass(frozen=True, slots=True)
+class Continue:
+    """Let the request go on; ask for its body. `set_headers` are put on the request."""
+
+    set_headers: tuple[tuple[str, bytes], ...] = ()
+    remove_headers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """Send the call upstream; `body` is None when the bytes stay as they are."""
+
+    plan: Plan
+    call: Call
+    principal: Principal
+    id: str
+    body: bytes | None
+    model_span: Span  # in the body as forwarded
+    strip_usage: bool
+    body_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Answer the client from here."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+Action: TypeAlias = Continue | Forward | Reply

@@ -1,0 +1,134 @@
+"""The product, read top to bottom: `identify` and `admit` before the call, `settle` after it.
+
+Knows: policies and ports. Must not know: protobuf, transports or where state is kept.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from extproc.dialects import openai
+from extproc.domain import (
+    ENDPOINTS,
+    MODELS_PATH,
+    Continue,
+    Endpoint,
+    Forward,
+    Head,
+    LogEntry,
+    Outcome,
+    Principal,
+    Reply,
+)
+from extproc.errors import Denied
+from extproc.policies import models, routing
+from extproc.policies.estimate import Estimator
+from extproc.ports import Identify, Observer
+from extproc.record import Foreign, decode
+from extproc.settlement import settle as settle_entry
+from extproc.snapshot import Snapshot
+
+REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")  # what is kept of a client's choosing
+
+
+@dataclass(slots=True)
+class Gateway:
+    """What every call needs; `snapshot` is replaced whole on reload.
+
+    `clock` is unix seconds, `new_id` gives unguessable ids, `draw` is uniform in [0, 1).
+    """
+
+    snapshot: Snapshot
+    identity: Identify
+    observer: Observer
+    estimator: Estimator
+    clock: Callable[[], float]
+    new_id: Callable[[], str]
+    draw: Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Identified:
+    """A caller at an endpoint, before the body is read."""
+
+    head: Head
+    endpoint: Endpoint
+    principal: Principal
+    request_id: str
+    snapshot: Snapshot
+
+
+def request_id_of(gateway: Gateway, head: Head) -> str:
+    """Keep the client's request id when it is valid, else make one."""
+    given = head.headers.get("x-request-id", "")
+    return given if REQUEST_ID.fullmatch(given) else gateway.new_id()
+
+
+async def identify(gateway: Gateway, head: Head, request_id: str) -> Identified | Reply:
+    """Decide on the headers alone: who is calling, and may they call this. Raises Denied."""
+    snapshot = gateway.snapshot
+    endpoint = ENDPOINTS.get((head.method, head.path))
+    listing = head.method == "GET" and (
+        head.path == MODELS_PATH or head.path.startswith(MODELS_PATH + "/")
+    )
+    if endpoint is None and not listing:
+        raise Denied("not_found", "Unknown request URL.")
+    principal = await gateway.identity.authenticate(head.headers, gateway.clock())
+    if endpoint is None:
+        return models.listing(snapshot, principal, head.path)
+    if not principal.may_use_endpoint(endpoint.name):
+        raise Denied("permission_denied", f"This key may not use the endpoint {head.path}.")
+    if head.ends:
+        raise Denied("invalid_request_error", "The request body is empty.")
+    length = head.headers.get("content-length", "")
+    if length.isdigit() and int(length[:20]) > snapshot.max_request_bytes:
+        raise _too_large(snapshot)
+    return Identified(head, endpoint, principal, request_id, snapshot)
+
+
+def greet(identified: Identified) -> Continue:
+    """Let an identified call send its body, under the request id it is logged by."""
+    if identified.head.headers.get("x-request-id") == identified.request_id:
+        return Continue()
+    return Continue(set_headers=(("x-request-id", identified.request_id.encode()),))
+
+
+async def admit(gateway: Gateway, identified: Identified, body: bytes) -> Forward:
+    """Decide on the whole call: read it, plan it, rewrite it. Raises Denied."""
+    snapshot = identified.snapshot
+    if len(body) > snapshot.max_request_bytes:
+        raise _too_large(snapshot)
+    call = openai.read(identified.endpoint, body)
+    principal = identified.principal
+    plan = routing.plan(snapshot, identified.head, principal, call, gateway.draw())
+    rewritten = openai.rewrite(body, call, plan.attempts[0].model)
+    return Forward(
+        plan=plan,
+        call=call,
+        principal=principal,
+        id=gateway.new_id(),
+        body=rewritten.body,
+        model_span=rewritten.model_span,
+        strip_usage=rewritten.strip_usage,
+        body_bytes=len(body),
+    )
+
+
+def settle(gateway: Gateway, entry: LogEntry) -> Outcome | None:
+    """Bill one finished exchange; None when its record is not ours to read."""
+    try:
+        record = decode(entry.record)
+    except Foreign:
+        gateway.observer.store_error("accesslog", "decode")
+        return None
+    outcome = settle_entry(entry, record, gateway.estimator)
+    gateway.observer.settled(outcome)
+    return outcome
+
+
+def _too_large(snapshot: Snapshot) -> Denied:
+    limit = snapshot.max_request_bytes
+    return Denied("request_too_large", f"The request body is over {limit} bytes.")

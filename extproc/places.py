@@ -1,0 +1,43 @@
+"""Where things are in the state directory: one page for the paths several parts share.
+
+Knows: names of files. Must not know: what is in them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from extproc.schema import Config
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Paths of one installation. Envoy runs in `envoy`, so its bundle names all else relatively."""
+
+    state: Path
+
+    @classmethod
+    def of(cls, config: Config) -> Places:
+        """Return the places of a configuration."""
+        return cls(config.state.dir)
+
+    @property
+    def envoy(self) -> Path:
+        """Directory of the rendered bundle and of Envoy's sockets."""
+        return self.state / "envoy"
+
+    @property
+    def processor_socket(self) -> Path:
+        """Unix socket the processor listens on."""
+        return self.envoy / "extproc.sock"
+
+    @property
+    def envoy_admin_socket(self) -> Path:
+        """Unix socket of Envoy's admin interface."""
+        return self.envoy / "envoy-admin.sock"
+
+    @property
+    def ledger(self) -> Path:
+        """SQLite file of settled calls."""
+        return self.state / "ledger.db"

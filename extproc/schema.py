@@ -1,0 +1,238 @@
+"""The schema of the written configuration.
+
+Knows: pydantic and what an operator may write. Must not know: files, layers, the runtime snapshot,
+Envoy or the wire.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+MAX_BODY_BYTES: Final = 64 * 1024 * 1024  # Envoy buffers the whole body for retries
+_UNITS_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION: Final = re.compile(r"^(\d+(?:\.\d+)?)(ms|s|m|h|d)$")
+NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+
+
+def parse_duration(text: str) -> float:
+    """Return seconds for `500ms`, `30s`, `15m`, `24h` or `90d`; raise ValueError otherwise."""
+    found = _DURATION.match(text.strip())
+    if found is None:
+        raise ValueError("write a number and a unit: ms, s, m, h or d, for example 30s")
+    return float(found[1]) * _UNITS_S[found[2]]
+
+
+def _duration(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError("write a duration such as 30s")  # noqa: TRY004 (pydantic's protocol)
+    return parse_duration(value) if isinstance(value, str) else float(value)
+
+
+def _price(value: object) -> Decimal:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError("write a number of USD per million tokens")  # noqa: TRY004
+    price = Decimal(str(value))
+    if not price.is_finite() or price < 0 or price != round(price, 6):
+        raise ValueError("USD per million tokens: 0 or more, at most 6 decimal places")
+    return price
+
+
+def _endpoint(value: str) -> str:
+    pattern = r"^https?://(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(?::\d{1,5})?(?:/[A-Za-z0-9._~/-]*)?$"
+    if not re.match(pattern, value):
+        raise ValueError("write http(s)://host[:port][/path] without credentials or a query")
+    return value.rstrip("/")
+
+
+Seconds = Annotated[float, BeforeValidator(_duration), Field(gt=0)]
+UsdPerMillion = Annotated[Decimal, BeforeValidator(_price)]
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+Url = Annotated[str, AfterValidator(_endpoint)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SecretRef(_Section):
+    """Where a secret is: an environment variable or a file, never the secret itself."""
+
+    env: str | None = None
+    file: Path | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> SecretRef:
+        if (self.env is None) == (self.file is None):
+            raise ValueError("write exactly one of {env: NAME} and {file: PATH}")
+        return self
+
+    def read(self, env: Mapping[str, str]) -> str | None:
+        """Return the secret, or None where the variable is unset or the file cannot be read."""
+        if self.env is not None:
+            return env.get(self.env) or None
+        try:
+            return (self.file or Path()).read_text().strip() or None
+        except OSError:
+            return None
+
+
+class Tls(_Section):
+    cert_file: Path
+    key_file: Path
+
+
+class Cors(_Section):
+    allow_origins: tuple[str, ...] = ()
+
+
+class Server(_Section):
+    host: str
+    port: Port
+    workers: Annotated[int, Field(ge=1, le=64)]
+    transport: Literal["auto", "grpcio"]
+    processor_address: str | None = None  # host:port for a processor in another pod
+    max_request_bytes: Annotated[int, Field(ge=1024, le=MAX_BODY_BYTES)]
+    max_connections: Annotated[int, Field(ge=1)]
+    drain_seconds: Seconds
+    tls: Tls | None = None
+    cors: Cors = Cors()
+
+
+class Admin(_Section):
+    host: str
+    port: Port
+    token: SecretRef | None = None
+
+
+class Redis(_Section):
+    url: str
+    timeout_ms: Annotated[int, Field(ge=1, le=10_000)] = 50
+
+
+class State(_Section):
+    dir: Path
+    store: Literal["memory", "redis"]
+    redis: Redis | None = None
+
+
+class JwtIssuerConfig(_Section):
+    issuer: str
+    audience: str
+    algorithms: tuple[Literal["HS256", "RS256", "ES256"], ...]
+    jwks_url: Url | None = None
+    jwks_file: Path | None = None
+    secret: SecretRef | None = None
+    tier_claim: str = "tier"
+    default_tier: str
+    tenant_claim: str = "tenant"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> JwtIssuerConfig:
+        sources = [s for s in (self.jwks_url, self.jwks_file, self.secret) if s is not None]
+        if len(sources) != 1:
+            raise ValueError("write exactly one of jwks_url, jwks_file and secret")
+        symmetric = [a for a in self.algorithms if a.startswith("HS")]
+        if not self.algorithms or bool(symmetric) != (self.secret is not None):
+            raise ValueError("secret goes with HS256 alone; jwks_url and jwks_file with the others")
+        if symmetric and len(symmetric) != len(self.algorithms):
+            raise ValueError("HS256 cannot be mixed with RS256 or ES256")
+        return self
+
+
+class Auth(_Section):
+    anonymous_tier: str | None = None
+    jwt: tuple[JwtIssuerConfig, ...] = ()
+
+
+class Tier(_Section):
+    requests_per_second: Annotated[float, Field(gt=0)] | None = None
+    burst: Annotated[int, Field(ge=1)] | None = None
+    requests_per_day: Annotated[int, Field(ge=1)] | None = None
+    concurrent_requests: Annotated[int, Field(ge=1)] | None = None
+    tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
+    tokens_per_day: Annotated[int, Field(ge=1)] | None = None
+    usd_per_day: UsdPerMillion | None = None
+    usd_per_month: UsdPerMillion | None = None
+
+
+class Prices(_Section):
+    input: UsdPerMillion
+    output: UsdPerMillion = Decimal(0)
+    cached_input: UsdPerMillion | None = None
+
+
+class Provider(_Section):
+    dialect: Literal["openai"]
+    endpoint: Url
+    api_key: SecretRef | None = None
+    max_retries: Annotated[int, Field(ge=0, le=10)] = 2
+    ca_file: Path | None = None
+    simulated: bool = False  # `llm-edge run` starts a simulated provider at the endpoint
+
+
+class TargetConfig(_Section):
+    provider: Name
+    model: Annotated[str, Field(min_length=1, max_length=256)]
+    weight: Annotated[int, Field(ge=0, le=1_000_000)] = 1
+    usd_per_million: Prices | None = None
+
+
+class ModelConfig(_Section):
+    strategy: Literal["priority", "weighted"] = "priority"
+    targets: Annotated[tuple[TargetConfig, ...], Field(min_length=1, max_length=16)]
+
+
+class Timeouts(_Section):
+    embedding: Seconds
+    completion: Seconds
+    streaming: Seconds
+    connect: Seconds
+
+
+class Observability(_Section):
+    log_level: Literal["debug", "info", "warning", "error"]
+    log_format: Literal["json", "text"]
+
+
+class Config(_Section):
+    """Everything an operator may write."""
+
+    server: Server
+    admin: Admin
+    state: State
+    auth: Auth
+    tiers: dict[Name, Tier]
+    providers: dict[Name, Provider]
+    models: dict[str, ModelConfig]
+    timeouts: Timeouts
+    observability: Observability
+
+    @model_validator(mode="after")
+    def _references(self) -> Config:
+        named = [("auth.anonymous_tier", self.auth.anonymous_tier)]
+        named += [
+            (f"auth.jwt[{i}].default_tier", j.default_tier) for i, j in enumerate(self.auth.jwt)
+        ]
+        for path, tier in named:
+            if tier is not None and tier not in self.tiers:
+                raise ValueError(
+                    f"{path}: no tier {tier!r}; legal: {', '.join(sorted(self.tiers))}"
+                )
+        for name, model in self.models.items():
+            for index, target in enumerate(model.targets):
+                if target.provider not in self.providers:
+                    legal = ", ".join(sorted(self.providers)) or "none is configured"
+                    where = f"models.{name}.targets[{index}].provider"
+                    raise ValueError(f"{where}: no provider {target.provider!r}; legal: {legal}")
+            if model.strategy == "weighted" and not any(t.weight for t in model.targets):
+                raise ValueError(f"models.{name}.targets: every weight is 0; one must be more")
+        if self.server.workers > 1 and self.state.store == "memory":
+            raise ValueError("server.workers: more than 1 worker needs state.store: redis")
+        return self

@@ -1,0 +1,193 @@
+"""Composition root of the processor: builds everything, serves, drains.
+
+Knows: every part. Must not know: what any part decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import random
+import secrets
+import signal
+import sqlite3
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from extproc import __version__
+from extproc.accesslog import AccessLog
+from extproc.admin.app import Readiness, create_app
+from extproc.admin.envoy import envoy_config_status
+from extproc.admin.server import AdminServer
+from extproc.admin.server import start as start_admin
+from extproc.identity import Authenticator
+from extproc.inflight import InFlight
+from extproc.pipeline import Gateway
+from extproc.places import Places
+from extproc.policies.estimate import Estimator
+from extproc.schema import Config
+from extproc.service import Processor
+from extproc.snapshot import compile_snapshot
+from extproc.stores.keys import KeyStore
+from extproc.stores.ledger import SqliteLedger
+from extproc.telemetry.metrics import Metrics
+from extproc.transport.grpcio import GrpcioTransport
+
+log: Final = logging.getLogger(__name__)
+
+KEY_POLL_S: Final = 0.25  # a revoked key stops working within a second, polls and all
+HOUSEKEEPING_S: Final = 1.0
+LAG_PROBE_S: Final = 0.5
+LAST_ENTRIES_S: Final = 0.2  # four access-log flushes: entries of calls that just ended
+GC_ALLOCATIONS: Final = 50_000  # generation 0: at 700 a request pays for several collections
+
+
+class Server:
+    """One processor process: services, admin port, ledger and keys."""
+
+    def __init__(self, config: Config, env: Mapping[str, str]) -> None:
+        self._config = config
+        self._env = env
+        self._places = Places.of(config)
+        self._draining = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Bind everything. Raises OSError or sqlite3.Error when something cannot be had."""
+        config, places = self._config, self._places
+        places.envoy.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.metrics = Metrics(
+            models=frozenset(config.models),
+            served_models=frozenset(t.model for m in config.models.values() for t in m.targets),
+            providers=frozenset(config.providers),
+        )
+        self._keys = KeyStore(places.state)
+        self._identity = Authenticator.from_config(
+            config.auth,
+            self._keys.directory(),
+            self._env,
+            tiers=config.tiers,
+            on_error=self._jwks_error,
+        )
+        self._ledger = SqliteLedger(places.ledger, self.metrics)
+        self._inflight = InFlight(time.time)
+        gateway = Gateway(
+            snapshot=compile_snapshot(config, time.time()),
+            identity=self._identity,
+            observer=self.metrics,
+            estimator=Estimator(),
+            clock=time.time,
+            new_id=lambda: secrets.token_hex(16),
+            draw=random.random,
+        )
+        limit = config.server.max_request_bytes
+        streams = Processor(gateway, self._inflight)
+        logs = AccessLog(gateway, self._ledger, self._inflight)
+        self._transport = GrpcioTransport(self._address(), streams, logs, limit)
+        await self._transport.start()
+        app = create_app(ready=self.readiness, metrics=self.metrics.expose, version=__version__)
+        self._admin: AdminServer = await start_admin(app, config.admin.host, config.admin.port)
+        await self._transport.set_serving(True)
+        for loop in (self._watch_keys, self._housekeeping, self._probe_lag):
+            self._tasks.append(asyncio.create_task(self._forever(loop)))
+        # Because what was built above lives as long as the process: no collection need visit it.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(GC_ALLOCATIONS, 20, 20)
+        log.info("serving", extra={"address": self._address(), "admin_port": self._admin.port})
+
+    @property
+    def admin_port(self) -> int:
+        """Return the bound admin port."""
+        return self._admin.port
+
+    async def drain(self) -> None:
+        """Stop taking part: health first, then wait for calls in flight, then settle and close."""
+        self._draining = True
+        await self._transport.set_serving(False)
+        try:
+            async with asyncio.timeout(self._config.server.drain_seconds):
+                await self._inflight.empty()
+        except TimeoutError:
+            log.warning("drain ran out of time", extra={"in_flight": len(self._inflight)})
+        await self._transport.stop(LAST_ENTRIES_S)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._ledger.flush()
+        self._ledger.close()
+        self._keys.close()
+        await self._admin.close()
+
+    async def readiness(self) -> Readiness:
+        """Say whether traffic may come: the processor serves and Envoy is attached and warm."""
+        conditions = [
+            ("processor", not self._draining, "draining" if self._draining else "serving")
+        ]
+        if self._config.server.processor_address is None:
+            ok, detail = await envoy_config_status(
+                self._places.envoy_admin_socket, frozenset(self._config.providers)
+            )
+            conditions.append(("envoy", ok, detail))
+        return Readiness(tuple(conditions))
+
+    def _address(self) -> str:
+        return self._config.server.processor_address or f"unix:{self._places.processor_socket}"
+
+    def _jwks_error(self, op: str) -> None:
+        self.metrics.store_error("jwks", op)
+
+    async def _forever(self, step: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await step()
+            except Exception:  # a watcher that dies unseen is worse than one that complains
+                log.exception("background step failed")
+                await asyncio.sleep(HOUSEKEEPING_S)
+
+    async def _watch_keys(self) -> None:
+        await asyncio.sleep(KEY_POLL_S)
+        try:
+            if await asyncio.to_thread(self._keys.changed):
+                self._identity.replace_directory(await asyncio.to_thread(self._keys.directory))
+        except sqlite3.Error:
+            # Failure mode: stale. The keys known so far go on working.
+            self.metrics.store_error("keys", "read")
+            await asyncio.sleep(HOUSEKEEPING_S)
+
+    async def _housekeeping(self) -> None:
+        await asyncio.sleep(HOUSEKEEPING_S)
+        overdue = self._inflight.expire()
+        if overdue:
+            self.metrics.store_error("accesslog", "lost")
+            log.warning("calls without a log entry", extra={"count": overdue})
+
+    async def _probe_lag(self) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time() + LAG_PROBE_S
+        await asyncio.sleep(LAG_PROBE_S)
+        self.metrics.loop_lag(max(0.0, loop.time() - due))
+
+
+async def serve(config: Config, env: Mapping[str, str]) -> None:
+    """Run the processor until SIGTERM or SIGINT, then drain; a second signal stops at once."""
+    server = Server(config, env)
+    stop = asyncio.Event()
+
+    def asked() -> None:
+        if stop.is_set():
+            os._exit(1)
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, asked)
+    await server.start()
+    sys.stdout.write(f"ready admin=http://{config.admin.host}:{server.admin_port}\n")
+    sys.stdout.flush()
+    await stop.wait()
+    await server.drain()

@@ -1,0 +1,122 @@
+"""The external processor behind every transport: message bytes in, reply bytes out.
+
+Knows: the wire codec, the order of messages and the pipeline. Must not know: gRPC or sockets.
+"""
+
+from __future__ import annotations
+
+import logging
+from time import perf_counter
+from typing import Final
+
+from extproc import record, wire
+from extproc.domain import ENDPOINTS, Dialect, Reply
+from extproc.errors import Denied, render
+from extproc.exchange import Event, OutOfOrder, State, advance
+from extproc.inflight import InFlight
+from extproc.pipeline import Gateway, Identified, admit, greet, identify, request_id_of
+
+log: Final = logging.getLogger(__name__)
+
+
+class ProtocolError(Exception):
+    """The peer broke the protocol: this stream ends with INVALID_ARGUMENT, others go on."""
+
+
+class Exchange:
+    """One HTTP transaction. `receive` suspends only for a remote store; then `ended` says whether
+    the RPC is over. `close` is called exactly once, however the stream ends.
+    """
+
+    __slots__ = (
+        "_dialect",
+        "_endpoint",
+        "_gateway",
+        "_identified",
+        "_inflight",
+        "_request_id",
+        "_state",
+    )
+
+    def __init__(self, gateway: Gateway, inflight: InFlight) -> None:
+        self._gateway = gateway
+        self._inflight = inflight
+        self._state = State.NEW
+        self._identified: Identified | None = None
+        self._request_id = ""
+        self._endpoint = "none"
+        self._dialect: Dialect = "openai"
+
+    @property
+    def ended(self) -> bool:
+        """Say whether the last reply was the final one."""
+        return self._state is State.ENDED
+
+    async def receive(self, raw: bytes) -> bytes:
+        """Answer one message. Raises ProtocolError."""
+        started = perf_counter()
+        try:
+            message = wire.decode(raw)
+            event: str = message.kind
+            if message.head is not None and message.head.ends:
+                event = Event.HEADERS_ENDING
+            self._state = advance(self._state, event)
+        except (wire.Malformed, OutOfOrder) as error:
+            self._state = State.ENDED
+            raise ProtocolError(str(error)) from error
+        try:
+            if message.head is not None:
+                reply = await self._headers(message)
+                self._gateway.observer.admission("headers", perf_counter() - started)
+            else:
+                reply = await self._body(message.body)
+                self._gateway.observer.admission("body", perf_counter() - started)
+        except Denied as denied:
+            return self._refuse(denied)
+        except Exception:  # a bug: answered 500, logged with its trace, never an open door
+            log.exception("processor failed", extra={"request_id": self._request_id})
+            return self._refuse(Denied("internal_error", "The gateway failed on this request."))
+        return reply
+
+    def close(self) -> None:
+        """Forget the transaction."""
+        self._state = State.ENDED
+        self._identified = None
+
+    async def _headers(self, message: wire.Message) -> bytes:
+        head = message.head
+        assert head is not None
+        self._request_id = request_id_of(self._gateway, head)
+        endpoint = ENDPOINTS.get((head.method, head.path))
+        self._endpoint = endpoint.name if endpoint else "models"
+        self._dialect = endpoint.dialect if endpoint else "openai"
+        decided = await identify(self._gateway, head, self._request_id)
+        if isinstance(decided, Reply):
+            self._state = advance(self._state, Event.ANSWERED)
+            return wire.encode_reply(decided)
+        self._identified = decided
+        return wire.encode_continue(greet(decided))
+
+    async def _body(self, body: bytes) -> bytes:
+        identified = self._identified
+        assert identified is not None
+        forward = await admit(self._gateway, identified, body)
+        self._inflight.add(forward.id, self._gateway.clock() + forward.plan.timeout_ms / 1000)
+        return wire.encode_forward(forward, record.encode(forward))
+
+    def _refuse(self, denied: Denied) -> bytes:
+        self._state = State.ENDED
+        self._gateway.observer.denied(self._endpoint, denied.status, denied.code)
+        return wire.encode_reply(render(denied, self._dialect, self._request_id))
+
+
+class Processor:
+    """Opens an exchange for every ext_proc stream."""
+
+    def __init__(self, gateway: Gateway, inflight: InFlight) -> None:
+        self._gateway = gateway
+        self._inflight = inflight
+
+    def open(self) -> Exchange:
+        """Start one transaction."""
+        return Exchange(self._gateway, self._inflight)

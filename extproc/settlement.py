@@ -1,0 +1,84 @@
+"""What a finished HTTP exchange came to: the record of its admission plus Envoy's log entry.
+
+Knows: records, log entries, usage and prices. Must not know: transports, stores or the loop.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Final
+
+from extproc.domain import Ended, LogEntry, Outcome, Usage, UsageSource
+from extproc.policies.cost import cost_pico_usd
+from extproc.policies.estimate import Estimator
+from extproc.policies.usage import read_usage
+from extproc.record import Record, price_of
+
+NOTHING: Final = Usage(0, 0, 0, UsageSource.NONE)
+
+
+def settle(entry: LogEntry, record: Record, estimator: Estimator) -> Outcome:
+    """Work out the bill of one planned call; teaches the estimator what the provider reported."""
+    ended = _ended(entry)
+    usage = _usage(entry, record, ended, estimator)
+    number = min(max(entry.attempts, 1), len(record.attempts))
+    attempt = record.attempts[number - 1]
+    return Outcome(
+        id=record.id,
+        request_id=entry.request_id,
+        time_ms=entry.start_ms,
+        tenant=record.tenant,
+        key_id=record.key_id,
+        endpoint=record.endpoint,
+        model=record.model,
+        provider=attempt.provider,
+        served_model=attempt.model,
+        stream=record.stream,
+        status=entry.status,
+        ended=ended,
+        usage=usage,
+        cost_pico_usd=cost_pico_usd(usage, price_of(attempt)),
+        attempts=entry.attempts,
+        duration_ms=round(entry.duration_ms),
+        ttft_ms=_ttft_ms(entry),
+        request_bytes=entry.request_bytes,
+        response_bytes=entry.response_bytes,
+        flags=",".join(entry.flags),
+    )
+
+
+def _ended(entry: LogEntry) -> Ended:
+    if entry.status >= HTTPStatus.BAD_REQUEST:
+        # Because a client that leaves while an error is written has still had its answer decided.
+        return Ended.FAILED
+    if entry.status < HTTPStatus.OK or not entry.done:
+        return Ended.PARTIAL
+    return Ended.FINISHED
+
+
+def _usage(entry: LogEntry, record: Record, ended: Ended, estimator: Estimator) -> Usage:
+    if ended is Ended.FAILED:
+        return NOTHING
+    if entry.first_upstream_tx_ms is None:
+        # The client left before any provider saw the call.
+        return Usage(0, 0, 0, UsageSource.PARTIAL)
+    reported = read_usage(entry.usage) if entry.usage else None
+    if reported is not None:
+        if ended is Ended.FINISHED:
+            estimator.learn(
+                record.model, record.stream, record.prompt_bytes, entry.response_bytes, reported
+            )
+        return reported
+    source = UsageSource.ESTIMATED if ended is Ended.FINISHED else UsageSource.PARTIAL
+    output = 0
+    if entry.response_bytes and record.endpoint != "embeddings":
+        output = estimator.estimate_output(
+            record.model, record.stream, entry.response_bytes, entry.events
+        )
+    return Usage(estimator.estimate_input(record.model, record.prompt_bytes), output, 0, source)
+
+
+def _ttft_ms(entry: LogEntry) -> int | None:
+    if entry.first_chunk_ms is None or entry.first_upstream_rx_ms is None:
+        return None
+    return round(entry.first_upstream_rx_ms + entry.first_chunk_ms)

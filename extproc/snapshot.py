@@ -1,0 +1,68 @@
+"""The compiled runtime configuration: immutable, swapped whole on reload.
+
+Knows: the schema and the domain. Must not know: files, the environment, Envoy or the wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from types import MappingProxyType
+
+from extproc.domain import PICO_USD_PER_USD, Model, Price, Target
+from extproc.schema import Config, Prices
+
+_PICO_USD_PER_TOKEN = PICO_USD_PER_USD // 1_000_000  # of 1 USD per million tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What a request needs to know of the configuration. Timeouts in milliseconds."""
+
+    models: Mapping[str, Model]
+    max_request_bytes: int
+    timeout_ms: Mapping[str, int]  # embedding, completion, streaming
+    started_at: int  # unix seconds: the `created` of every listed model
+
+
+def compile_snapshot(config: Config, now: float) -> Snapshot:
+    """Resolve names and units once, so that a request only looks things up."""
+    models: dict[str, Model] = {}
+    for name, written in config.models.items():
+        targets = tuple(
+            Target(
+                provider=target.provider,
+                model=target.model,
+                weight=target.weight,
+                price=price_of(target.usd_per_million),
+                max_retries=config.providers[target.provider].max_retries,
+            )
+            for target in written.targets
+        )
+        models[name] = Model(name, written.strategy, targets)
+    timeouts = config.timeouts
+    return Snapshot(
+        models=MappingProxyType(models),
+        max_request_bytes=config.server.max_request_bytes,
+        timeout_ms=MappingProxyType(
+            {
+                "embedding": round(timeouts.embedding * 1000),
+                "completion": round(timeouts.completion * 1000),
+                "streaming": round(timeouts.streaming * 1000),
+            }
+        ),
+        started_at=int(now),
+    )
+
+
+def price_of(written: Prices | None) -> Price | None:
+    """Convert USD per million tokens to whole pico-USD per token, exactly."""
+    if written is None:
+        return None
+    cached = written.input if written.cached_input is None else written.cached_input
+    return Price(_pico(written.input), _pico(written.output), _pico(cached))
+
+
+def _pico(usd_per_million: Decimal) -> int:
+    return int(usd_per_million * _PICO_USD_PER_TOKEN)

@@ -1,0 +1,1 @@
+"""Where state is kept: the only awaits besides gRPC."""

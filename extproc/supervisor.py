@@ -1,0 +1,212 @@
+"""`llm-edge run`: Envoy, the processor and simulated providers on one machine, as one command.
+
+Knows: processes, the bundle and the admin ports. Must not know: requests.
+Order: the processor is up before Envoy listens, and outlives it when stopping, because Envoy's
+last access-log entries are the bill.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import click
+
+from extproc.admin.envoy import admin_request, envoy_config_status
+from extproc.bundle.render import write
+from extproc.checks import envoy_binary, missing_secrets
+from extproc.places import Places
+from extproc.schema import Config
+from extproc.stores.keys import KeyStore
+
+log: Final = logging.getLogger(__name__)
+
+START_S: Final = 30.0  # Envoy and Python on a loaded two-core machine need about three
+POLL_S: Final = 0.05
+RESTART_FIRST_S: Final = 0.1
+RESTART_LAST_S: Final = 5.0
+STABLE_S: Final = 10.0  # a child that ran this long restarts at once again
+DRAIN_EXTRA_S: Final = 5.0
+DEV_KEY_S: Final = 86_400.0
+
+
+@dataclass(slots=True)
+class Child:
+    """One supervised process."""
+
+    name: str
+    command: Sequence[str]
+    cwd: Path | None = None
+    env: Mapping[str, str] | None = None
+    process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        """Start it in a session of its own, so that Ctrl-C reaches the supervisor alone."""
+        self.process = await asyncio.create_subprocess_exec(
+            *self.command, cwd=self.cwd, env=self.env, start_new_session=True
+        )
+
+    async def stop(self, patience_s: float) -> None:
+        """Ask it to end, and end it when it does not."""
+        process = self.process
+        if process is None or process.returncode is not None:
+            return
+        process.terminate()
+        try:
+            async with asyncio.timeout(patience_s):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+async def run_everything(config: Config, files: Sequence[Path], env: Mapping[str, str]) -> int:
+    """Run until Ctrl-C or SIGTERM, which drains; a second one stops. Returns the exit code."""
+    binary = envoy_binary()
+    absent = missing_secrets(config, env)
+    if binary is None:
+        absent.append("envoy: not found (install llm-edge-agent[local])")
+    if binary is None or absent:
+        for problem in absent:
+            click.echo(problem, err=True)
+        return 1
+    places = Places.of(config)
+    places.envoy.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write(config, places.envoy)
+    children = _children(config, files, env, binary, places)
+    stop, hurry = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def asked() -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signum, asked)
+    keepers: list[asyncio.Task[None]] = []
+    key_id = None
+    try:
+        for child in children:
+            await child.start()
+            keepers.append(asyncio.create_task(_keep(child, stop)))
+        if not await _ready(config, places, stop):
+            if not stop.is_set():
+                click.echo("llm-edge run: Envoy did not come up; see its messages above", err=True)
+            return 0 if stop.is_set() else 1
+        key_id, key = _dev_key(config, places)
+        _greet(config, key)
+        await stop.wait()
+        await _drain(config, places, hurry)
+        return 0
+    finally:
+        stop.set()
+        for keeper in keepers:
+            keeper.cancel()
+        await asyncio.gather(*keepers, return_exceptions=True)
+        patience = 0.5 if hurry.is_set() else config.server.drain_seconds + DRAIN_EXTRA_S
+        for child in reversed(children):  # Envoy first: its last entries settle the bill
+            await child.stop(patience)
+        if key_id is not None:
+            with contextlib.closing(KeyStore(places.state)) as keys:
+                keys.revoke(key_id, now=time.time())
+
+
+def _children(
+    config: Config, files: Sequence[Path], env: Mapping[str, str], binary: Path, places: Places
+) -> list[Child]:
+    python = [sys.executable, "-m", "extproc.cli"]
+    chosen = [word for file in files for word in ("--config", str(file))]
+    children = []
+    for name, provider in config.providers.items():
+        if provider.simulated:
+            port = str(urlsplit(provider.endpoint).port or 80)
+            words = ["simulate", "--port", port, "--name", name, "--dialect", provider.dialect]
+            children.append(Child(f"simulated provider {name}", [*python, *words]))
+    children.append(Child("processor", [*python, "serve", *chosen], env=env))
+    envoy = [str(binary), "-c", "bootstrap.yaml", "-l", "warning"]
+    envoy += ["--concurrency", str(os.cpu_count() or 1), "--use-dynamic-base-id"]
+    envoy += ["--drain-time-s", str(int(config.server.drain_seconds))]
+    children.append(Child("envoy", envoy, cwd=places.envoy, env=env))
+    return children
+
+
+async def _keep(child: Child, stop: asyncio.Event) -> None:
+    """Start the child again whenever it ends by itself."""
+    delay = RESTART_FIRST_S
+    while not stop.is_set():
+        assert child.process is not None
+        started = time.monotonic()
+        code = await child.process.wait()
+        if stop.is_set():
+            return
+        delay = RESTART_FIRST_S if time.monotonic() - started > STABLE_S else delay
+        click.echo(f"llm-edge run: {child.name} ended with {code}; starting it again", err=True)
+        await asyncio.sleep(delay)
+        delay = min(delay * 2, RESTART_LAST_S)
+        await child.start()
+
+
+async def _ready(config: Config, places: Places, stop: asyncio.Event) -> bool:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and not stop.is_set():
+        ok, _ = await envoy_config_status(places.envoy_admin_socket, frozenset(config.providers))
+        if ok and places.processor_socket.exists():
+            return True
+        await asyncio.sleep(POLL_S)
+    return False
+
+
+def _dev_key(config: Config, places: Places) -> tuple[str | None, str]:
+    """Make a key for this run: shown once, dead after a day or when the run ends."""
+    tier = "enterprise" if "enterprise" in config.tiers else next(iter(config.tiers), "free")
+    now = time.time()
+    with contextlib.closing(KeyStore(places.state)) as keys:
+        record, key = keys.create(
+            name="llm-edge-run",
+            tier=tier,
+            tenant="local",
+            now=now,
+            token=os.urandom(32),
+            expires_at=now + DEV_KEY_S,
+        )
+    return record.key_id, key
+
+
+def _greet(config: Config, key: str) -> None:
+    scheme = "https" if config.server.tls else "http"
+    host = "127.0.0.1" if config.server.host in {"0.0.0.0", "::"} else config.server.host  # noqa: S104
+    base = f"{scheme}://{host}:{config.server.port}"
+    model = next(iter(config.models), "gpt-4o-mini")
+    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+    click.echo(f"\nllm-edge is ready on {base} (Ctrl-C drains, a second one stops). Try:\n")
+    click.echo(
+        f"curl -s {base}/v1/chat/completions -H 'authorization: Bearer {key}'"
+        f" -H 'content-type: application/json' -d '{body}'\n"
+    )
+
+
+async def _drain(config: Config, places: Places, hurry: asyncio.Event) -> None:
+    """Close the listener to new connections and wait for the open requests."""
+    click.echo("llm-edge run: draining (again to stop at once)", err=True)
+    with contextlib.suppress(OSError):
+        await admin_request(places.envoy_admin_socket, "POST", "/drain_listeners?graceful")
+    deadline = time.monotonic() + config.server.drain_seconds
+    while time.monotonic() < deadline and not hurry.is_set():
+        try:
+            stats = await admin_request(
+                places.envoy_admin_socket, "GET", "/stats?filter=gateway.downstream_rq_active"
+            )
+        except OSError:
+            return
+        if stats.strip().endswith(": 0"):
+            return
+        await asyncio.sleep(POLL_S)

@@ -1,0 +1,49 @@
+"""Transports: they carry bytes between Envoy and the services, and know nothing else.
+
+A transport serves three services: ext_proc (`Streams.open().receive`), the access log
+(`Logs.receive`) and grpc.health.v1. `grpcio` is the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Protocol
+
+
+class Exchange(Protocol):
+    """One ext_proc stream."""
+
+    @property
+    def ended(self) -> bool: ...
+
+    def receive(self, raw: bytes) -> Awaitable[bytes]: ...
+
+    def close(self) -> None: ...
+
+
+class Streams(Protocol):
+    """Opens an exchange per stream."""
+
+    def open(self) -> Exchange: ...
+
+
+class Logs(Protocol):
+    """Takes access-log messages."""
+
+    def receive(self, raw: bytes) -> None: ...
+
+
+class Transport(Protocol):
+    """A running server."""
+
+    async def start(self) -> None: ...
+
+    async def set_serving(self, serving: bool) -> None:
+        """Answer health checks with SERVING or NOT_SERVING."""
+
+    @property
+    def log_streams(self) -> int:
+        """Count the access-log streams that are open: at least one means Envoy is attached."""
+
+    async def stop(self, grace_s: float) -> None:
+        """Refuse new streams, let open ones end within the grace, then close."""

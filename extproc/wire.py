@@ -1,0 +1,251 @@
+"""Protobuf to domain and back, pure.
+
+The only module that knows the message classes. Must not know: transports, policies or the loop.
+Source: envoy.service.ext_proc.v3 and envoy.data.accesslog.v3 (extproc/pb/*.proto).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from typing import Any, Final
+
+from google.protobuf.message import DecodeError
+
+from extproc.domain import Continue, Forward, Head, LogEntry, Reply, Target
+from extproc.pb import als_pb2, core_pb2, ext_proc_pb2
+
+OVERWRITE: Final = core_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+NAMESPACE: Final = b"llm"  # dynamic metadata the processor writes
+STREAM_NAMESPACE: Final = "llm.stream"  # dynamic metadata Envoy's response probe writes
+_CONTINUE_HEADERS: Final = ext_proc_pb2.ProcessingResponse(
+    request_headers=ext_proc_pb2.HeadersResponse()
+).SerializeToString()
+_VARINT_BITS: Final = 0x7F  # seven bits a byte, the eighth says that more follow
+_DYNAMIC_METADATA_TAG: Final = b"\x42"  # ProcessingResponse field 8, length-delimited
+
+
+class Kind(StrEnum):
+    """The messages one HTTP transaction may bring, as `exchange.py` orders them."""
+
+    HEADERS = "request_headers"
+    BODY = "request_body"
+    RESPONSE_HEADERS = "response_headers"
+    RESPONSE_BODY = "response_body"
+    REQUEST_TRAILERS = "request_trailers"
+    RESPONSE_TRAILERS = "response_trailers"
+    EMPTY = "empty"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One decoded ProcessingRequest; `head` and `body` are set for their kinds alone."""
+
+    kind: Kind
+    head: Head | None = None
+    body: bytes = b""
+
+
+class Malformed(Exception):
+    """Bytes that are no message of the protocol."""
+
+
+def decode(raw: bytes) -> Message:
+    """Read one ProcessingRequest. Raises Malformed."""
+    request = ext_proc_pb2.ProcessingRequest()
+    try:
+        request.ParseFromString(raw)
+    except DecodeError as error:
+        raise Malformed("not a ProcessingRequest") from error
+    which = request.WhichOneof("request")
+    if which is None:
+        return Message(Kind.EMPTY)
+    if which == Kind.HEADERS:
+        return Message(Kind.HEADERS, head=_head(request.request_headers))
+    if which == Kind.BODY:
+        return Message(Kind.BODY, body=request.request_body.body)
+    return Message(Kind(which))
+
+
+def _head(message: Any) -> Head:
+    headers: dict[str, str] = {}
+    for header in message.headers.headers:
+        key: str = header.key
+        value: str = header.raw_value.decode("utf-8", "replace") or header.value
+        headers[key] = f"{headers[key]}, {value}" if key in headers else value
+    path, _, query = headers.get(":path", "").partition("?")
+    return Head(headers.get(":method", ""), path, query, headers, message.end_of_stream)
+
+
+def encode_continue(action: Continue) -> bytes:
+    """Let the request go on to its body."""
+    if not action.set_headers and not action.remove_headers:
+        return _CONTINUE_HEADERS
+    response = ext_proc_pb2.ProcessingResponse()
+    mutation = response.request_headers.response.header_mutation
+    _set_headers(mutation, action.set_headers)
+    mutation.remove_headers.extend(action.remove_headers)
+    return response.SerializeToString()
+
+
+def encode_reply(reply: Reply) -> bytes:
+    """Answer the client from the processor."""
+    response = ext_proc_pb2.ProcessingResponse()
+    immediate = response.immediate_response
+    immediate.status.code = reply.status
+    immediate.body = reply.body
+    immediate.details = "llm_edge"
+    _set_headers(immediate.headers, reply.headers)
+    return response.SerializeToString()
+
+
+def encode_forward(forward: Forward, record: bytes) -> bytes:
+    """Send the call upstream: the plan and `record` as metadata, retries and timeout as headers.
+
+    `record` is what settlement gets back from the access log, as opaque text.
+    """
+    response = ext_proc_pb2.ProcessingResponse()
+    common = response.request_body.response
+    plan = forward.plan
+    headers: tuple[tuple[str, bytes], ...] = (
+        ("x-envoy-max-retries", b"%d" % (len(plan.attempts) - 1)),
+        ("x-envoy-upstream-rq-timeout-ms", b"%d" % plan.timeout_ms),
+    )
+    if forward.body is not None:
+        # Because in BUFFERED mode Envoy checks the length against the new body.
+        headers += (("content-length", b"%d" % len(forward.body)),)
+        common.body_mutation.body = forward.body
+    _set_headers(common.header_mutation, headers)
+    common.clear_route_cache = True
+    call = forward.call
+    fields = b"".join(
+        (
+            _plan_fields(plan.attempts),
+            _string(b"id", forward.id.encode()),
+            _string(b"tenant", forward.principal.tenant.encode()),
+            _string(b"key_id", forward.principal.key_id.encode()),
+            _string(b"model", call.model.encode()),
+            _string(b"endpoint", call.endpoint.name.encode()),
+            _string(b"suffix", call.endpoint.suffix.encode()),
+            _string(b"record", record),
+            _bool(b"stream", call.stream),
+            _bool(b"strip_usage", forward.strip_usage),
+            _number(b"model_start", forward.model_span.start),
+            _number(b"model_stop", forward.model_span.stop),
+        )
+    )
+    metadata = _entry(NAMESPACE, b"\x2a" + _sized(fields))
+    return response.SerializeToString() + _DYNAMIC_METADATA_TAG + _sized(metadata)
+
+
+def _set_headers(mutation: Any, headers: tuple[tuple[str, bytes], ...]) -> None:
+    for key, value in headers:
+        option = mutation.set_headers.add()
+        option.append_action = OVERWRITE
+        option.header.key = key
+        option.header.raw_value = value
+
+
+# google.protobuf.Struct by hand: its Python wrapper costs ten times the rest of the reply.
+# A Struct is its map entries one after the other, so constant ones are kept encoded.
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > _VARINT_BITS:
+        out.append(number & _VARINT_BITS | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def _sized(data: bytes) -> bytes:
+    size = len(data)
+    return (bytes((size,)) if size <= _VARINT_BITS else _varint(size)) + data
+
+
+def _entry(key: bytes, value: bytes) -> bytes:
+    return b"\x0a" + _sized(b"\x0a" + _sized(key) + b"\x12" + _sized(value))
+
+
+def _string(key: bytes, value: bytes) -> bytes:
+    return _entry(key, b"\x1a" + _sized(value))
+
+
+def _bool(key: bytes, value: bool) -> bytes:
+    return _entry(key, b"\x20\x01" if value else b"\x20\x00")
+
+
+def _number(key: bytes, value: float) -> bytes:
+    return _entry(key, b"\x11" + struct.pack("<d", value))
+
+
+def _list(key: bytes, values: list[bytes]) -> bytes:
+    return _entry(key, b"\x32" + _sized(b"".join(b"\x0a" + _sized(value) for value in values)))
+
+
+def _text(value: str) -> bytes:
+    return b"\x1a" + _sized(value.encode())
+
+
+@lru_cache(maxsize=4096)  # bounded by models x orders of their targets
+def _plan_fields(attempts: tuple[Target, ...]) -> bytes:
+    groups = []
+    for number, target in enumerate(attempts, 1):
+        cluster = _string(b"cluster_name", target.provider.encode()) + _number(b"weight", 1)
+        clusters = _list(b"clusters", [b"\x2a" + _sized(cluster)])
+        group = _string(b"name", b"attempt-%d" % number) + clusters
+        groups.append(b"\x2a" + _sized(group))
+    return (
+        _list(b"priority_groups", groups)
+        + _list(b"models", [_text(target.model) for target in attempts])
+        + _list(b"providers", [_text(target.provider) for target in attempts])
+    )
+
+
+def log_entries(raw: bytes) -> Iterator[LogEntry]:
+    """Read the planned calls of one StreamAccessLogsMessage. Raises Malformed."""
+    message = als_pb2.StreamAccessLogsMessage()
+    try:
+        message.ParseFromString(raw)
+    except DecodeError as error:
+        raise Malformed("not a StreamAccessLogsMessage") from error
+    for entry in message.http_logs.log_entry:
+        common = entry.common_properties
+        metadata = common.metadata.filter_metadata
+        if "llm" not in metadata or "record" not in metadata["llm"].fields:
+            continue
+        record: str = metadata["llm"].fields["record"].string_value
+        probe = metadata[STREAM_NAMESPACE].fields if STREAM_NAMESPACE in metadata else {}
+        first_chunk = probe["ttfc_ms"].number_value if "ttfc_ms" in probe else None
+        flags: tuple[str, ...] = ()
+        if common.HasField("response_flags"):
+            flags = tuple(sorted(field.name for field, _ in common.response_flags.ListFields()))
+        yield LogEntry(
+            record=record,
+            request_id=entry.request.request_id,
+            status=entry.response.response_code.value,
+            cluster=common.upstream_cluster,
+            attempts=common.upstream_request_attempt_count,
+            flags=flags,
+            start_ms=common.start_time.seconds * 1000 + common.start_time.nanos // 1_000_000,
+            duration_ms=_duration_ms(common, "duration") or 0.0,
+            first_upstream_tx_ms=_duration_ms(common, "time_to_first_upstream_tx_byte"),
+            first_upstream_rx_ms=_duration_ms(common, "time_to_first_upstream_rx_byte"),
+            first_chunk_ms=first_chunk,
+            request_bytes=entry.request.request_body_bytes,
+            response_bytes=entry.response.response_body_bytes,
+            usage=probe["usage"].string_value if "usage" in probe else "",
+            events=int(probe["events"].number_value) if "events" in probe else 0,
+            done=probe["done"].bool_value if "done" in probe else False,
+        )
+
+
+def _duration_ms(message: Any, field: str) -> float | None:
+    if not message.HasField(field):
+        return None
+    value = getattr(message, field)
+    return float(value.seconds * 1000 + value.nanos / 1e6)

@@ -1,0 +1,20 @@
+"""What every test may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+DATA_VARIABLE = "LLM_EDGE_TEST_DATA"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Return the directory of traces, prompts and bad input; skip where it is absent."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    found = Path(os.environ.get(DATA_VARIABLE, beside))
+    if not found.is_dir():
+        pytest.skip(f"no test data: set {DATA_VARIABLE} to a directory that has it")
+    return found

@@ -1,0 +1,348 @@
+"""Starts the real thing for tests: simulated providers, the processor and Envoy, as processes.
+
+Knows: commands, ports and logs. Must not know: what a test asserts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+from extproc.checks import envoy_binary
+
+PATIENCE_S = 30.0
+TAIL_BYTES = 6000
+
+
+def free_port() -> int:
+    """Ask the kernel for a port nobody has."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(what: str, probe: Callable[[], Any], patience_s: float = PATIENCE_S) -> Any:
+    """Poll until the probe gives something true; fail with `what` after the patience."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        found = probe()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {patience_s:.0f} s for {what}")
+        time.sleep(0.02)  # the pace of a poll, never a wait for a fixed time
+
+
+@dataclass
+class Service:
+    """One process with its log in a file."""
+
+    name: str
+    command: list[str]
+    log: Path
+    cwd: Path | None = None
+    env: Mapping[str, str] | None = None
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start or start again; the log goes on."""
+        with self.log.open("ab") as out:
+            self.process = subprocess.Popen(
+                self.command, cwd=self.cwd, env=self.env, stdout=out, stderr=out
+            )
+
+    @property
+    def pid(self) -> int:
+        """Return the process id."""
+        assert self.process is not None
+        return self.process.pid
+
+    def signal(self, signum: int) -> None:
+        """Send a signal."""
+        assert self.process is not None
+        self.process.send_signal(signum)
+
+    def wait(self, patience_s: float = PATIENCE_S) -> int:
+        """Wait for the end and return the exit code."""
+        assert self.process is not None
+        return self.process.wait(patience_s)
+
+    def stop(self) -> None:
+        """End it, by force if need be."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def tail(self) -> str:
+        """Return the end of the log."""
+        if not self.log.exists():
+            return ""
+        return self.log.read_bytes()[-TAIL_BYTES:].decode("utf-8", "replace")
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time used so far, user and system."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def rss_mb(self) -> float:
+        """Return the resident memory in MB."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        found = re.search(r"VmRSS:\s+(\d+) kB", status)
+        assert found is not None
+        return int(found[1]) / 1000
+
+
+@dataclass
+class Stack:
+    """A running gateway: `base` is its URL, `sims` maps provider names to their simulators' URLs."""
+
+    directory: Path
+    config: dict[str, Any]
+    port: int
+    admin_port: int
+    processor: Service
+    envoy: Service
+    sims: dict[str, str]
+    services: list[Service] = field(default_factory=list)
+
+    @property
+    def base(self) -> str:
+        """Return the gateway's URL."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def state(self) -> Path:
+        """Return the state directory."""
+        return self.directory / "state"
+
+    @property
+    def file(self) -> Path:
+        """Return the configuration file."""
+        return self.directory / "llm-edge.yaml"
+
+    def command(self, *words: str) -> str:
+        """Run `llm-edge WORDS` with this configuration and return what it prints."""
+        done = subprocess.run(
+            [sys.executable, "-m", "extproc.cli", *words, "--config", str(self.file)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def create_key(self, name: str, *words: str, tier: str = "enterprise") -> str:
+        """Create an API key and return it, once the processor knows it."""
+        printed = self.command("keys", "create", "--tier", tier, "--name", name, *words)
+        found = re.search(r"sk_[A-Za-z0-9_-]{43}", printed)
+        assert found is not None, printed
+        key = found[0]
+
+        def known() -> bool:
+            answer = httpx.get(f"{self.base}/v1/models", headers={"authorization": f"Bearer {key}"})
+            return answer.status_code == 200
+
+        wait_for("the new key to work", known)
+        return key
+
+    def admin_get(self, path: str) -> httpx.Response:
+        """Ask the processor's admin port."""
+        return httpx.get(f"http://127.0.0.1:{self.admin_port}{path}")
+
+    def envoy_stats(self, pattern: str) -> dict[str, int]:
+        """Read Envoy's counters and gauges whose names match."""
+        transport = httpx.HTTPTransport(uds=str(self.state / "envoy" / "envoy-admin.sock"))
+        with httpx.Client(transport=transport) as client:
+            text = client.get("http://envoy/stats", params={"filter": pattern}).text
+        stats = {}
+        for line in text.splitlines():
+            name, _, value = line.rpartition(": ")
+            if value.isdigit():
+                stats[name] = int(value)
+        return stats
+
+    def sim_log(self, provider: str) -> list[dict[str, Any]]:
+        """Return a simulated provider's truth log."""
+        text = httpx.get(f"{self.sims[provider]}/sim/requests").text
+        return [json.loads(line) for line in text.splitlines()]
+
+    def clear_sims(self) -> None:
+        """Empty the truth logs and reset the behaviours."""
+        for url in self.sims.values():
+            httpx.delete(f"{url}/sim/requests").raise_for_status()
+            httpx.post(f"{url}/sim/behaviour", json={}).raise_for_status()
+
+    def behave(self, provider: str, **behaviour: Any) -> None:
+        """Set a simulated provider's sticky behaviour."""
+        httpx.post(f"{self.sims[provider]}/sim/behaviour", json=behaviour).raise_for_status()
+
+    def rows(self, query: str = "SELECT * FROM outcomes", *values: Any) -> list[dict[str, Any]]:
+        """Read the ledger."""
+        path = self.state / "ledger.db"
+        if not path.exists():
+            return []
+        db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        try:
+            db.row_factory = sqlite3.Row
+            return [dict(row) for row in db.execute(query, values)]
+        finally:
+            db.close()
+
+    def rows_for(
+        self, key_name: str, count: int, patience_s: float = PATIENCE_S
+    ) -> list[dict[str, Any]]:
+        """Wait until the ledger has at least `count` rows of a key's tenant and return them."""
+        query = "SELECT * FROM outcomes WHERE tenant = ? ORDER BY time_ms"
+        wait_for(
+            f"{count} ledger rows of {key_name}",
+            lambda: len(self.rows(query, key_name)) >= count,
+            patience_s,
+        )
+        return self.rows(query, key_name)
+
+    def wait_ready(self) -> None:
+        """Return once the processor is ready and Envoy attached."""
+
+        def ready() -> bool:
+            for service in self.services:
+                assert service.process is not None
+                assert service.process.poll() is None, f"{service.name} ended:\n{service.tail()}"
+            try:
+                return self.admin_get("/readyz").status_code == 200
+            except httpx.TransportError:
+                return False
+
+        try:
+            wait_for("readiness", ready)
+        except AssertionError:
+            detail = self.admin_get("/readyz").text
+            raise AssertionError(f"not ready: {detail}\n{self.logs()}") from None
+
+    def logs(self) -> str:
+        """Return the ends of every log."""
+        return "\n".join(f"--- {s.name}\n{s.tail()}" for s in self.services)
+
+    def stop(self) -> None:
+        """Stop everything, Envoy first."""
+        for service in reversed(self.services):
+            service.stop()
+
+
+def default_config(
+    directory: Path, sims: Mapping[str, str], port: int, admin_port: int
+) -> dict[str, Any]:
+    """Return a configuration with providers a, b, c and one dead one."""
+    price = {"input": 0.15, "output": 0.60, "cached_input": 0.075}
+
+    def target(provider: str, model: str) -> dict[str, Any]:
+        return {"provider": provider, "model": model, "usd_per_million": price}
+
+    providers: dict[str, Any] = {
+        name: {"dialect": "openai", "endpoint": f"{url}/v1", "max_retries": 0}
+        for name, url in sims.items()
+    }
+    providers["dead"] = {"dialect": "openai", "endpoint": f"http://127.0.0.1:{free_port()}/v1"}
+    return {
+        "server": {"port": port, "drain_seconds": 20},
+        "admin": {"port": admin_port},
+        "state": {"dir": str(directory / "state")},
+        "providers": providers,
+        "models": {
+            "gpt-4o-mini": {"targets": [target("a", "gpt-4o-mini")]},
+            "renamed": {"targets": [target("a", "upstream-name")]},
+            "text-embedding-3-small": {"targets": [target("a", "text-embedding-3-small")]},
+            "failover": {"targets": [target("b", "first"), target("a", "second-model")]},
+            "triple": {
+                "targets": [target("dead", "one"), target("b", "two-two"), target("c", "x")]
+            },
+            "doomed": {"targets": [target("dead", "one")]},
+            "unpriced": {"targets": [{"provider": "a", "model": "unpriced"}]},
+        },
+    }
+
+
+def start_stack(
+    directory: Path,
+    *,
+    change: Callable[[dict[str, Any]], None] | None = None,
+    env: Mapping[str, str] | None = None,
+    concurrency: int = 1,
+) -> Stack:
+    """Start three simulated providers, the processor and Envoy in a fresh directory."""
+    environment = {**os.environ, **(env or {})}
+    python = [sys.executable, "-m", "extproc.cli"]
+    services: list[Service] = []
+    sims: dict[str, str] = {}
+    for name in ("a", "b", "c"):
+        port = free_port()
+        command = [*python, "simulate", "--port", str(port), "--name", name]
+        services.append(Service(f"sim-{name}", command, directory / f"sim-{name}.log"))
+        sims[name] = f"http://127.0.0.1:{port}"
+    port, admin_port = free_port(), free_port()
+    config = default_config(directory, sims, port, admin_port)
+    if change is not None:
+        change(config)
+    file = directory / "llm-edge.yaml"
+    file.write_text(yaml.safe_dump(config, sort_keys=False))
+    bundle = directory / "state" / "envoy"
+    bundle.mkdir(parents=True)
+    subprocess.run(
+        [*python, "bundle", "--config", str(file), "--out", str(bundle)],
+        check=True,
+        env=environment,
+        timeout=60,
+    )
+    processor = Service(
+        "processor",
+        [*python, "serve", "--config", str(file)],
+        directory / "processor.log",
+        env=environment,
+    )
+    binary = envoy_binary()
+    assert binary is not None
+    envoy = Service(
+        "envoy",
+        [
+            *(str(binary), "-c", "bootstrap.yaml", "-l", "warning", "--use-dynamic-base-id"),
+            *("--concurrency", str(concurrency), "--disable-hot-restart"),
+        ],
+        directory / "envoy.log",
+        cwd=bundle,
+        env=environment,
+    )
+    services += [processor, envoy]
+    stack = Stack(directory, config, port, admin_port, processor, envoy, sims, services)
+    try:
+        for service in services:
+            service.start()
+        stack.wait_ready()
+    except BaseException:
+        stack.stop()
+        print(stack.logs())
+        raise
+    return stack
+
+
+def interrupt(service: Service) -> None:
+    """Send what Ctrl-C sends."""
+    service.signal(signal.SIGINT)

@@ -1,0 +1,152 @@
+"""Sums over the ledger are exact, whatever their size."""
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from extproc.domain import Ended, Outcome, Usage, UsageSource
+from extproc.ports import SilentObserver
+from extproc.stores.ledger import SqliteLedger
+from extproc.stores.report import GROUPS, UsageRow, total, usage_report
+
+DAY_MS = 86_400_000
+OUTCOME = Outcome(
+    id="",
+    request_id="r",
+    time_ms=0,
+    tenant="acme",
+    key_id="key_1",
+    endpoint="chat",
+    model="small",
+    provider="openai",
+    served_model="gpt-4o-mini",
+    stream=False,
+    status=200,
+    ended=Ended.FINISHED,
+    usage=Usage(10, 4, 2, UsageSource.PROVIDER),
+    cost_pico_usd=100,
+    attempts=1,
+    duration_ms=5,
+    ttft_ms=1,
+    request_bytes=1,
+    response_bytes=1,
+    flags="",
+)
+Kept = Callable[[Sequence[Outcome]], Path]
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Kept:
+    def keep(outcomes: Sequence[Outcome]) -> Path:
+        path = tmp_path / "ledger.db"
+        path.unlink(missing_ok=True)
+        with closing(SqliteLedger(path, SilentObserver())) as ledger:
+            ledger.record([replace(o, id=f"{n}") for n, o in enumerate(outcomes)])
+        return path
+
+    return keep
+
+
+def test_groups_and_counts(kept: Kept) -> None:
+    """Every group has its requests by how they ended, its tokens and its cost."""
+    path = kept(
+        [
+            OUTCOME,
+            replace(OUTCOME, usage=Usage(1, 1, 0, UsageSource.ESTIMATED), cost_pico_usd=None),
+            replace(OUTCOME, ended=Ended.PARTIAL, usage=Usage(7, 1, 0, UsageSource.PARTIAL)),
+            replace(OUTCOME, ended=Ended.FAILED, usage=Usage(0, 0, 0, UsageSource.NONE)),
+            replace(OUTCOME, time_ms=DAY_MS, key_id="key_2"),
+        ]
+    )
+    assert usage_report(path) == [
+        UsageRow(("key_1", "small", "1970-01-01"), 4, 2, 1, 1, 1, 1, 18, 2, 6, 300),
+        UsageRow(("key_2", "small", "1970-01-02"), 1, 1, 0, 0, 0, 0, 10, 2, 4, 100),
+    ]
+    assert usage_report(path, by=("tenant",)) == [
+        UsageRow(("acme",), 5, 3, 1, 1, 1, 1, 28, 4, 10, 400)
+    ]
+    assert total(usage_report(path)) == replace(usage_report(path, by=("tenant",))[0], group=())
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "requests"),
+    [
+        pytest.param(None, None, 3, id="all"),
+        pytest.param(DAY_MS, None, 2, id="from its first millisecond on"),
+        pytest.param(DAY_MS + 1, None, 1, id="not before it"),
+        pytest.param(None, DAY_MS, 1, id="until is not included"),
+        pytest.param(DAY_MS, 2 * DAY_MS, 1, id="one day"),
+        pytest.param(3 * DAY_MS, None, 0, id="none"),
+    ],
+)
+def test_period(kept: Kept, since: int | None, until: int | None, requests: int) -> None:
+    """The period is half open."""
+    path = kept([replace(OUTCOME, time_ms=DAY_MS * n) for n in range(3)])
+    assert total(usage_report(path, since=since, until=until)).requests == requests
+
+
+def test_sums_beyond_64_bits(kept: Kept) -> None:
+    """Four calls that together cost more than SQLite can count are summed exactly."""
+    path = kept([replace(OUTCOME, cost_pico_usd=2**63 - 1)] * 4)
+    (row,) = usage_report(path)
+    assert row.cost_pico_usd == 4 * (2**63 - 1)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+@given(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=20))
+def test_sums_are_exact(kept: Kept, costs: list[int]) -> None:
+    """No sum differs from Python's."""
+    outcomes = [
+        replace(OUTCOME, cost_pico_usd=c, usage=Usage(c, c, c, UsageSource.PROVIDER)) for c in costs
+    ]
+    (row,) = usage_report(kept(outcomes))
+    assert row.cost_pico_usd == row.input == row.output == row.cached_input == sum(costs)
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_every_group(kept: Kept, name: str) -> None:
+    """Each legal name groups by its column."""
+    assert len(usage_report(kept([OUTCOME]), by=(name,))) == 1
+
+
+@pytest.mark.parametrize("by", [("colour",), ("key", "id; DROP TABLE outcomes"), ()])
+def test_refuses_other_names(tmp_path: Path, by: tuple[str, ...]) -> None:
+    """A name that is not a group never becomes SQL."""
+    with pytest.raises(ValueError, match="legal: key, model"):
+        usage_report(tmp_path / "none", by=by)
+
+
+def test_reads_beside_a_writer(tmp_path: Path) -> None:
+    """A transaction in progress neither blocks a report nor shows in it."""
+    path = tmp_path / "ledger.db"
+    with closing(SqliteLedger(path, SilentObserver())), closing(sqlite3.connect(path)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        assert usage_report(path) == []
+
+
+def test_an_empty_file(tmp_path: Path) -> None:
+    """A file between creation and schema has no usage."""
+    (tmp_path / "ledger.db").touch()
+    assert usage_report(tmp_path / "ledger.db") == []
+
+
+def test_no_file(tmp_path: Path) -> None:
+    """A report does not create what is not there."""
+    with pytest.raises(sqlite3.OperationalError):
+        usage_report(tmp_path / "ledger.db")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_later_schema(kept: Kept) -> None:
+    """A newer file is an error, not wrong numbers."""
+    path = kept([OUTCOME])
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 2")
+    with pytest.raises(sqlite3.DatabaseError, match="later version"):
+        usage_report(path)
