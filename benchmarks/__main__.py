@@ -35,6 +35,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     options.add_argument("--no-peers", action="store_true", help="without LiteLLM and Portkey")
     options.add_argument("--no-json", action="store_true", help="the streaming figures alone")
     options.add_argument("--no-streams", action="store_true", help="the JSON figures alone")
+    options.add_argument("--keep", action="store_true", help="keep configurations and logs")
     options.add_argument("--out", type=Path, default=HERE, help="where the results are written")
     chosen = options.parse_args(argv)
     try:
@@ -66,7 +67,10 @@ def main(argv: Sequence[str]) -> int:
     rounds, found = measure.Rounds(), streaming.Found()
     with contextlib.ExitStack() as stack:
         run = Path(tempfile.mkdtemp(prefix="run-", dir=BENCH))
-        stack.callback(shutil.rmtree, run, ignore_errors=True)
+        if chosen.keep:
+            print(f"configurations and logs: .bench/{run.name}", flush=True)
+        else:
+            stack.callback(shutil.rmtree, run, ignore_errors=True)
         up, skipped = rungs.start(stack, chosen.rungs, BENCH, run)
         if not chosen.no_json:
             json_load(up, chosen, run, rounds)
@@ -89,7 +93,8 @@ def json_load(
     measure.json_rounds(up, chosen.rounds, chosen.seconds, run, rounds)
     short = 1.0  # enough for 200 requests of 5 ms; wrk counts in whole seconds
     if streaming.pair(up):
-        measure.prompt_rounds(up, MIN_ROUNDS, short, run, rounds)
+        turns = 1 if chosen.quick else MIN_ROUNDS
+        measure.prompt_rounds(up, turns, short, run, rounds)
         measure.hit_rounds(up[4], MIN_ROUNDS, short, run, rounds)
 
 
@@ -98,7 +103,7 @@ def stream_load(
 ) -> None:
     """Measure the streaming figures on the Envoy rungs."""
     seconds = 2.0 if chosen.quick else 5.0
-    last = streaming.FIRST_COUNT * 2 if chosen.quick else streaming.LAST_COUNT
+    last = streaming.FIRST_COUNT if chosen.quick else streaming.LAST_COUNT
     streaming.climb(up, seconds, last, found)
     streaming.compare(up, MIN_ROUNDS, seconds, found)
     if 4 in up:

@@ -19,10 +19,11 @@ PACE_MS = 50.0
 FAST_PACE_MS = 20.0
 FIRST_COUNT = 200
 LAST_COUNT = 3200
+STARTS_PER_SECOND = 250  # a steady state, not a herd: 1,000 streams that live four seconds
 DEGRADED_MS = 5.0  # the tail of the gaps may exceed the pace by this before it is the machine's
 STALL_MS = 250.0  # what a reader notices at 20 ms a token
 LONG_CHUNKS = 2000
-ANSWERS = 50  # enough that one answer's CPU is not noise
+ANSWERS = 200  # enough that one answer's CPU is not noise
 SETTLE_SECONDS = 0.5  # the access log of the last answers reaches the processor
 
 
@@ -45,7 +46,14 @@ class Found:
         return (self.answer_us[LONG_CHUNKS] - self.answer_us[1]) / (LONG_CHUNKS - 1)
 
 
-def spec(rung: Rung, count: int, chunks: int, pace_ms: float) -> Spec:
+def paced(rung: Rung, count: int, seconds: float, pace_ms: float) -> Spec:
+    """Return the load of `count` streams, all of them open together for `seconds`."""
+    spread_ms = count / STARTS_PER_SECOND * 1000
+    chunks = max(2, round((spread_ms + seconds * 1000) / pace_ms))
+    return spec(rung, count, chunks, pace_ms, spread_ms)
+
+
+def spec(rung: Rung, count: int, chunks: int, pace_ms: float, spread_ms: float) -> Spec:
     """Return the load of `count` streams on this rung."""
     where = urlsplit(rung.stream_url or "")
     return Spec(
@@ -57,6 +65,7 @@ def spec(rung: Rung, count: int, chunks: int, pace_ms: float) -> Spec:
         chunks=chunks,
         pace_ms=pace_ms,
         stall_ms=STALL_MS,
+        spread_ms=spread_ms,
     )
 
 
@@ -71,13 +80,12 @@ def climb(rungs: Mapping[int, Rung], seconds: float, last: int, found: Found) ->
     `found.count` is then the highest count that the machine itself carries: above it there is no
     baseline to compare with.
     """
-    chunks = max(2, round(seconds * 1000 / PACE_MS))
     count = FIRST_COUNT
     while count <= last:
         good = True
         for number in (1, 2):
             if number in rungs and good:
-                seen = streams.run(spec(rungs[number], count, chunks, PACE_MS))
+                seen = streams.run(paced(rungs[number], count, seconds, PACE_MS))
                 found.ladder.setdefault(number, []).append(seen)
                 good = healthy(seen, PACE_MS)
                 _say(f"{count} streams, rung {number}: gap p99 {seen.gap_p99:.2f} ms")
@@ -89,20 +97,18 @@ def climb(rungs: Mapping[int, Rung], seconds: float, last: int, found: Found) ->
 
 def compare(rungs: Mapping[int, Rung], rounds: int, seconds: float, found: Found) -> None:
     """Measure the Envoy rungs in turn at the count the machine carries."""
-    chunks = max(2, round(seconds * 1000 / PACE_MS))
     numbers = [n for n in (2, 3, 4) if n in rungs]
     for turn in range(rounds):
         for number in turned(numbers, turn):
-            seen = streams.run(spec(rungs[number], found.count, chunks, PACE_MS))
+            seen = streams.run(paced(rungs[number], found.count, seconds, PACE_MS))
             found.rounds.setdefault(number, []).append(seen)
 
 
 def hold(rung: Rung, seconds: float, last: int, found: Found) -> None:
     """Double the streams at the fast pace until one of them stalls or ends early."""
-    chunks = max(2, round(seconds * 1000 / FAST_PACE_MS))
     count = FIRST_COUNT // 2
     while count <= last:
-        seen = streams.run(spec(rung, count, chunks, FAST_PACE_MS))
+        seen = streams.run(paced(rung, count, seconds, FAST_PACE_MS))
         found.fast.append(seen)
         if seen.stalls or seen.completed < count:
             break
@@ -114,10 +120,10 @@ def cpu_per_token(rung: Rung, answers: int, found: Found) -> None:
     """Measure the processor's CPU for answers of 1 and of 2,000 chunks, idling subtracted."""
     idle = _idle_share(rung)
     for chunks in (1, LONG_CHUNKS):
-        streams.run(spec(rung, answers, chunks, 0.0))  # warm up
+        streams.run(spec(rung, answers, chunks, 0.0, answers / STARTS_PER_SECOND * 1000))  # warm up
         time.sleep(SETTLE_SECONDS)
         before, began = cpu_seconds(rung.processor), time.monotonic()
-        streams.run(spec(rung, answers, chunks, 0.0))
+        streams.run(spec(rung, answers, chunks, 0.0, answers / STARTS_PER_SECOND * 1000))
         time.sleep(SETTLE_SECONDS)
         spent = cpu_seconds(rung.processor) - before
         spent -= idle * (time.monotonic() - began)

@@ -39,8 +39,8 @@ class Spec:
     streams: int
     chunks: int
     pace_ms: float
-    stall_ms: float = 1000.0
-    spread_ms: float = 1000.0
+    stall_ms: float
+    spread_ms: float
 
 
 @dataclass(frozen=True, slots=True)

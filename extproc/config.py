@@ -75,6 +75,10 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
         key = loader.construct_object(key_node)
+        if isinstance(key, (dict, list, set)):
+            raise yaml.MarkedYAMLError(
+                problem="a key must be a plain value", problem_mark=key_node.start_mark
+            )
         if key in seen:
             raise yaml.MarkedYAMLError(
                 problem=f"key {key!r} stands twice", problem_mark=key_node.start_mark
@@ -90,7 +94,7 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 def _read(file: Path) -> dict[str, Any]:
     try:
         loaded = yaml.load(file.read_text(), Loader=_Loader) or {}  # noqa: S506 (a SafeLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"{file}: {error}") from None
     if not isinstance(loaded, dict):
         raise ConfigError(f"{file}: the top level must be a mapping")
@@ -100,7 +104,7 @@ def _read(file: Path) -> dict[str, Any]:
 def _from_variable(name: str, value: str) -> dict[str, Any]:
     try:
         layer: Any = yaml.load(value, Loader=_Loader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError:
+    except (ValueError, RecursionError, yaml.YAMLError):
         raise ConfigError(f"${name}: not a YAML value") from None
     for part in reversed(name.removeprefix(ENV_PREFIX).lower().split("__")):
         layer = {part: layer}

@@ -84,7 +84,7 @@ async def identify(gateway: Gateway, head: Head, request_id: str) -> Identified 
     if head.ends:
         raise Denied("invalid_request_error", "The request body is empty.")
     length = head.headers.get("content-length", "")
-    if length.isdigit() and int(length[:20]) > snapshot.max_request_bytes:
+    if length.isdecimal() and int(length[:20]) > snapshot.max_request_bytes:
         raise _too_large(snapshot)
     return Identified(head, endpoint, principal, request_id, snapshot)
 

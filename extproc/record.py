@@ -6,7 +6,7 @@ that ends after the processor restarted is settled like any other, at the prices
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
 
@@ -31,14 +31,13 @@ class Record(msgspec.Struct, array_like=True, frozen=True):
     model: str
     stream: bool
     prompt_bytes: int
-    attempts: list[Attempt]
+    attempts: Annotated[list[Attempt], msgspec.Meta(min_length=1)]
 
 
 _decoder = msgspec.json.Decoder(Record)
 _encoder = msgspec.json.Encoder()
 
 
-@dataclass(frozen=True, slots=True)
 class Foreign(Exception):
     """Text in the record's place that no admission of ours wrote."""
 

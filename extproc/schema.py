@@ -37,8 +37,12 @@ def _duration(value: object) -> float:
 def _price(value: object) -> Decimal:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         raise ValueError("write a number of USD per million tokens")  # noqa: TRY004
-    price = Decimal(str(value))
-    if not price.is_finite() or price < 0 or price != round(price, 6):
+    try:
+        price = Decimal(str(value))
+        exact = price.is_finite() and price >= 0 and price == round(price, 6)
+    except ArithmeticError:  # not a number, or more digits than Decimal rounds to
+        exact = False
+    if not exact:
         raise ValueError("USD per million tokens: 0 or more, at most 6 decimal places")
     return price
 
@@ -50,7 +54,7 @@ def _endpoint(value: str) -> str:
     return value.rstrip("/")
 
 
-Seconds = Annotated[float, BeforeValidator(_duration), Field(gt=0)]
+Seconds = Annotated[float, BeforeValidator(_duration), Field(gt=0, allow_inf_nan=False)]
 UsdPerMillion = Annotated[Decimal, BeforeValidator(_price)]
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Url = Annotated[str, AfterValidator(_endpoint)]
@@ -179,7 +183,8 @@ class Provider(_Section):
 
 class TargetConfig(_Section):
     provider: Name
-    model: Annotated[str, Field(min_length=1, max_length=256)]
+    # No quote, backslash or control character: Envoy writes it into the body between quotes.
+    model: Annotated[str, Field(max_length=256, pattern=r'^[^"\\\x00-\x1f\x7f]+$')]
     weight: Annotated[int, Field(ge=0, le=1_000_000)] = 1
     usd_per_million: Prices | None = None
 

@@ -25,6 +25,7 @@ _CONTINUE_HEADERS: Final = ext_proc_pb2.ProcessingResponse(
     request_headers=ext_proc_pb2.HeadersResponse()
 ).SerializeToString()
 _VARINT_BITS: Final = 0x7F  # seven bits a byte, the eighth says that more follow
+_ONE_BYTE: Final = tuple(bytes((size,)) for size in range(_VARINT_BITS + 1))
 _DYNAMIC_METADATA_TAG: Final = b"\x42"  # ProcessingResponse field 8, length-delimited
 
 
@@ -121,21 +122,13 @@ def encode_forward(forward: Forward, record: bytes) -> bytes:
     _set_headers(common.header_mutation, headers)
     common.clear_route_cache = True
     call = forward.call
-    fields = b"".join(
-        (
-            _plan_fields(plan.attempts),
-            _string(b"id", forward.id.encode()),
-            _string(b"tenant", forward.principal.tenant.encode()),
-            _string(b"key_id", forward.principal.key_id.encode()),
-            _string(b"model", call.model.encode()),
-            _string(b"endpoint", call.endpoint.name.encode()),
-            _string(b"suffix", call.endpoint.suffix.encode()),
-            _string(b"record", record),
-            _bool(b"stream", call.stream),
-            _bool(b"strip_usage", forward.strip_usage),
-            _number(b"model_start", forward.model_span.start),
-            _number(b"model_stop", forward.model_span.stop),
-        )
+    fields = (
+        _plan_fields(plan.attempts, call.endpoint.suffix, call.stream, forward.strip_usage)
+        + _string(b"id", forward.id.encode())
+        + _string(b"tenant", forward.principal.tenant.encode())
+        + _string(b"record", record)
+        + _number(b"model_start", forward.model_span.start)
+        + _number(b"model_stop", forward.model_span.stop)
     )
     metadata = _entry(NAMESPACE, b"\x2a" + _sized(fields))
     return response.SerializeToString() + _DYNAMIC_METADATA_TAG + _sized(metadata)
@@ -164,11 +157,13 @@ def _varint(number: int) -> bytes:
 
 def _sized(data: bytes) -> bytes:
     size = len(data)
-    return (bytes((size,)) if size <= _VARINT_BITS else _varint(size)) + data
+    if size <= _VARINT_BITS:
+        return _ONE_BYTE[size] + data
+    return _varint(size) + data
 
 
 def _entry(key: bytes, value: bytes) -> bytes:
-    return b"\x0a" + _sized(b"\x0a" + _sized(key) + b"\x12" + _sized(value))
+    return b"\x0a" + _sized(b"\x0a" + _ONE_BYTE[len(key)] + key + b"\x12" + _sized(value))
 
 
 def _string(key: bytes, value: bytes) -> bytes:
@@ -191,8 +186,8 @@ def _text(value: str) -> bytes:
     return b"\x1a" + _sized(value.encode())
 
 
-@lru_cache(maxsize=4096)  # bounded by models x orders of their targets
-def _plan_fields(attempts: tuple[Target, ...]) -> bytes:
+@lru_cache(maxsize=4096)  # bounded by models x orders of their targets x kinds of call
+def _plan_fields(attempts: tuple[Target, ...], suffix: str, stream: bool, strip: bool) -> bytes:
     groups = []
     for number, target in enumerate(attempts, 1):
         cluster = _string(b"cluster_name", target.provider.encode()) + _number(b"weight", 1)
@@ -203,6 +198,9 @@ def _plan_fields(attempts: tuple[Target, ...]) -> bytes:
         _list(b"priority_groups", groups)
         + _list(b"models", [_text(target.model) for target in attempts])
         + _list(b"providers", [_text(target.provider) for target in attempts])
+        + _string(b"suffix", suffix.encode())
+        + _bool(b"stream", stream)
+        + _bool(b"strip_usage", strip)
     )
 
 

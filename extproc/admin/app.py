@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 class Readiness:
     """What must hold before traffic may come: (name, ok, detail) of each condition."""
 
-    conditions: tuple[tuple[str, bool, str], ...] | list[tuple[str, bool, str]]
+    conditions: tuple[tuple[str, bool, str], ...]
 
     @property
     def ok(self) -> bool:

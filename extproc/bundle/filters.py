@@ -5,6 +5,7 @@ Knows: the processor's contract with Envoy and the response probe. Must not know
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -32,9 +33,16 @@ MESSAGE_TIMEOUT_S: Final = 5.0  # the default, 200 ms, is a garbage collection a
 _LUA: Final = Path(__file__).with_name("lua")
 
 
-def lua(name: str) -> Lua:
-    """Return one of the scripts beside this file as a filter."""
-    return Lua(default_source_code=inline(_LUA.joinpath(name).read_text()))
+def lua(name: str, constants: Mapping[str, str] | None = None) -> Lua:
+    """Return one of the scripts beside this file as a filter, with constants set before it."""
+    lines = [f"local {key} = {_quoted(value)}\n" for key, value in (constants or {}).items()]
+    return Lua(default_source_code=inline("".join(lines) + _LUA.joinpath(name).read_text()))
+
+
+def _quoted(value: str) -> str:
+    """Return a Lua string: every byte that is no plain character as a decimal escape."""
+    plain = (chr(b) if chr(b).isalnum() or b in b"/.:-_~[]" else f"\\{b:03}" for b in value.encode())
+    return f'"{"".join(plain)}"'
 
 
 def http_filters() -> list[HttpFilter]:

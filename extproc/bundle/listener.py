@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from envoy_data_plane.envoy.config.core.v3 import (
+    CidrRange,
     Http1ProtocolOptions,
     Http2ProtocolOptions,
     HttpProtocolOptions,
@@ -93,8 +94,11 @@ def _manager(config: Config) -> HttpConnectionManager:
         # Who calls is the address of the connection: X-Forwarded-For is anybody's to write.
         use_remote_address=True,
         xff_num_trusted_hops=0,
-        # Nobody is internal, because 127.0.0.1 and 10.0.0.0/8 are where callers come from.
-        internal_address_config=HttpConnectionManagerInternalAddressConfig(),
+        # Nobody is internal, because 127.0.0.1 and 10.0.0.0/8 are where callers come from. An empty
+        # list means the private networks; the broadcast address can be nobody's.
+        internal_address_config=HttpConnectionManagerInternalAddressConfig(
+            cidr_ranges=[CidrRange(address_prefix="255.255.255.255", prefix_len=32)]
+        ),
         normalize_path=True,
         merge_slashes=True,
         # A model id may hold a slash, which SDKs write %2F, so refusing it would hide such models;

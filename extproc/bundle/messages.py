@@ -116,7 +116,12 @@ def resources(messages: Sequence[betterproto2.Message]) -> str:
 
 def as_dict(message: betterproto2.Message) -> dict[str, AnyValue]:
     """Return the proto3 JSON form with Envoy's own field names."""
-    return message.to_dict(casing=betterproto2.Casing.SNAKE)
+    return message.to_dict(casing=_as_named)
+
+
+def _as_named(name: str) -> str:
+    """Keep the name: betterproto2's snake case makes `consecutive_5_xx` of `consecutive_5xx`."""
+    return name
 
 
 def as_yaml(document: Mapping[str, AnyValue]) -> str:

@@ -24,7 +24,7 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import SdsSecret
 from extproc.bundle.edge import remove_prefix
 from extproc.bundle.filters import lua
 from extproc.bundle.messages import extension, from_file, header, http_filter
-from extproc.bundle.places import PLAN, SERVED, Upstream, secret_file
+from extproc.bundle.places import SERVED, Upstream, secret_file
 from extproc.schema import Provider
 
 # The caller's, or about the caller: a provider learns neither. `openai-*` would choose the
@@ -65,9 +65,13 @@ NOT_RETURNED_PREFIXES: Final = ("x-ratelimit-", "anthropic-ratelimit-", "x-envoy
 def provider_filters(name: str, provider: Provider, to: Upstream) -> list[HttpFilter]:
     """List the filters of the cluster, in order."""
     filters = [
-        # First, because it reads the attempt's number, which the next one takes off.
-        http_filter("llm-edge.model", lua("provider.lua")),
-        http_filter("llm-edge.headers", HeaderMutationFilter(mutations=_mutations(name, to))),
+        # First, because it reads the attempt's number, which the next one takes off. It also sets
+        # path and host, because a header mutation may not touch those.
+        http_filter(
+            "llm-edge.address",
+            lua("provider.lua", {"BASE_PATH": to.base_path, "AUTHORITY": to.authority}),
+        ),
+        http_filter("llm-edge.headers", HeaderMutationFilter(mutations=_mutations(name))),
     ]
     if provider.api_key is not None:
         # After the headers, because those take the caller's credential off.
@@ -76,13 +80,11 @@ def provider_filters(name: str, provider: Provider, to: Upstream) -> list[HttpFi
     return filters
 
 
-def _mutations(name: str, to: Upstream) -> Mutations:
+def _mutations(name: str) -> Mutations:
     return Mutations(
         request_mutations=[
             *map(remove_prefix, NOT_SENT_PREFIXES),
             *(HeaderMutation(remove=key) for key in NOT_SENT),
-            _set(":path", f"{to.base_path}%DYNAMIC_METADATA({PLAN}:suffix)%"),
-            _set(":authority", to.authority),
         ],
         response_mutations=[
             *map(remove_prefix, NOT_RETURNED_PREFIXES),

@@ -27,13 +27,16 @@ def plan(snapshot: Snapshot, head: Head, principal: Principal, call: Call, draw:
     if not principal.may_use_model(call.model):
         message = f"This key may not use the model `{call.model}`."
         raise Denied("permission_denied", message, param="model")
-    targets = _ordered(model, _strategy(head.headers, model), draw)
+    strategy = _strategy(head.headers, model)
+    targets = model.targets
     pinned = head.headers.get("x-llm-provider")
     if pinned is not None:
         targets = tuple(target for target in targets if target.provider == pinned)
         if not targets:
             message = "No target of this model is at the provider named in x-llm-provider."
             raise Denied("invalid_request_error", message, param="x-llm-provider")
+    # Because the shares of a pinned provider's targets are those among themselves.
+    targets = _ordered(targets, strategy, draw)
     return Plan(attempts_of(targets), _timeout_ms(snapshot, head.headers, call))
 
 
@@ -54,19 +57,19 @@ def _strategy(headers: Mapping[str, str], model: Model) -> str:
     return asked
 
 
-def _ordered(model: Model, strategy: str, draw: float) -> tuple[Target, ...]:
-    if strategy == "priority" or len(model.targets) == 1:
-        return model.targets
-    point = draw * sum(target.weight for target in model.targets)
-    chosen = model.targets[0]
-    for target in model.targets:
+def _ordered(targets: tuple[Target, ...], strategy: str, draw: float) -> tuple[Target, ...]:
+    if strategy == "priority" or len(targets) == 1:
+        return targets
+    point = draw * sum(target.weight for target in targets)
+    chosen = targets[0]
+    for target in targets:
         if target.weight == 0:
             continue
         chosen = target
         point -= target.weight
         if point < 0:
             break
-    rest = sorted((t for t in model.targets if t is not chosen), key=lambda t: -t.weight)
+    rest = sorted((t for t in targets if t is not chosen), key=lambda t: -t.weight)
     return (chosen, *rest)
 
 

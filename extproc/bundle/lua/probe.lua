@@ -1,1 +1,303 @@
-function envoy_on_response(h) end
+-- Watches answers pass: when the first byte came, how many events, what was used, whether it ended.
+--
+-- Knows: SSE framing and the words "usage", "choices" and [DONE]. Must not know: prices, limits, who
+-- calls. It parses no JSON but an event it may have to drop, and its work per chunk is bounded by the
+-- chunk: what it keeps between chunks is bounded by the limits below.
+--
+-- Writes dynamic metadata `llm.stream`: ttfc_ms, events, usage, done. It is written as the chunks
+-- pass, because the log must be right whenever the client leaves.
+--
+-- Quotes inside a JSON string are escaped, so `"usage"` with bare quotes is always a JSON token.
+
+local byte, find, match, sub, concat = string.byte, string.find, string.match, string.sub, table.concat
+
+local NAMESPACE = "llm.stream"
+local USAGE_BYTES = 2048 -- several times the longest usage object of any provider
+local OVERLAP_BYTES = 64 -- a key, a colon and spacing, cut anywhere
+local HEAD_BYTES = 64 -- what tells the kind of an event
+local HOLD_BYTES = 1048576 -- an event longer than this is passed on unseen
+local BLANK_LINE = "\n\r?\n"
+local BLANK_LINE_OVERLAP = 2
+local USAGE_OBJECT = '"usage"%s*:%s*{'
+local NO_CHOICES = '"choices"%s*:%s*%[%s*%]'
+local SOME_CHOICES = '"choices"%s*:%s*%[%s*[^%]%s]'
+local TERMINAL = {
+  ["response.completed"] = true,
+  ["response.incomplete"] = true,
+  ["response.failed"] = true,
+  ["message_stop"] = true,
+}
+local QUOTE, BACKSLASH, OPEN, OPEN_LIST = byte('"'), byte("\\"), byte("{"), byte("[")
+
+-- Usage: the last `"usage": {` of the body, to its closing brace where that comes soon enough.
+
+local function see_usage(seen, text)
+  local window = seen.overlap .. text
+  local at, from = nil, 1
+  while true do
+    local start = find(window, '"usage"', from, true)
+    if start == nil then
+      break
+    end
+    if find(window, "^%s*:%s*{", start + 7) then
+      at = start
+    end
+    from = start + 7
+  end
+  local changed = true
+  if at ~= nil then
+    seen.usage = sub(window, at, at + USAGE_BYTES - 1)
+  elseif seen.usage ~= nil and #seen.usage < USAGE_BYTES and not seen.whole then
+    seen.usage = seen.usage .. sub(text, 1, USAGE_BYTES - #seen.usage)
+  else
+    changed = false
+  end
+  if changed then
+    local whole = match(seen.usage, '^"usage"%s*:%s*%b{}')
+    seen.usage, seen.whole = whole or seen.usage, whole ~= nil
+  end
+  seen.overlap = sub(window, -OVERLAP_BYTES)
+  return changed
+end
+
+-- The event that carries usage alone: `choices` is empty and `usage` an object, at the top level.
+
+local function may_be_data(head)
+  local text = match(head, "^[\r\n]*(.*)")
+  return byte(text) ~= 58 and not find(text, "^data:%s*[^%s{]") -- 58 is a comment's colon
+end
+
+local function is_usage_event(event)
+  if
+    not find(event, USAGE_OBJECT)
+    or not find(event, NO_CHOICES)
+    or find(event, SOME_CHOICES)
+    or not may_be_data(sub(event, 1, HEAD_BYTES))
+  then
+    return false
+  end
+  local depth, empty, used = 0, false, false
+  local at = find(event, "{", 1, true)
+  while at ~= nil do
+    local char = byte(event, at)
+    if char == QUOTE then
+      local stop = find(event, '["\\]', at + 1)
+      while stop ~= nil and byte(event, stop) == BACKSLASH do
+        stop = find(event, '["\\]', stop + 2)
+      end
+      if stop == nil then
+        return false
+      end
+      local word = depth == 1 and sub(event, at, stop)
+      if word == '"choices"' then
+        empty = find(event, "^%s*:%s*%[%s*%]", stop + 1) ~= nil
+      elseif word == '"usage"' then
+        used = find(event, "^%s*:%s*{", stop + 1) ~= nil
+      end
+      at = stop
+    elseif char == OPEN or char == OPEN_LIST then
+      depth = depth + 1
+    else
+      depth = depth - 1
+    end
+    at = find(event, '["{}%[%]]', at + 1)
+  end
+  return empty and used
+end
+
+local function without_usage_event(event)
+  return is_usage_event(event) and match(event, "^[\r\n]*") or event
+end
+
+-- Events: counted where they end; their kind is told by their head.
+
+local function see_event(seen, head)
+  local text = match(head, "^[\r\n]*(.*)")
+  if find(text, "^data:%s*%[DONE%]") then
+    seen.done = true
+    return
+  end
+  local name = match(text, "^event:%s*([%w_.]+)") or match(text, '^data:%s*{%s*"type"%s*:%s*"([%w_.]+)"')
+  if name ~= nil and TERMINAL[name] then
+    seen.done = true
+  end
+  if name ~= nil or find(text, "^data:") then
+    seen.events = seen.events + 1
+  end
+end
+
+local function begin_event(seen)
+  seen.head, seen.back, seen.near, seen.decided = "", "", "", false
+end
+
+-- What is held of an unfinished event, in strip mode.
+
+local function take_held(seen)
+  local text = concat(seen.held)
+  seen.held, seen.held_bytes = {}, 0
+  return text
+end
+
+local function may_be_usage_event(seen, piece)
+  if seen.decided then
+    return false
+  end
+  local window = seen.near .. piece
+  seen.near = sub(window, -OVERLAP_BYTES)
+  if
+    seen.held_bytes + #piece > HOLD_BYTES
+    or not may_be_data(seen.head)
+    or find(window, SOME_CHOICES)
+  then
+    seen.decided = true
+  end
+  return not seen.decided
+end
+
+-- Read one chunk; returns what to send in its place, nil for the chunk as it is.
+
+local function see_chunk(seen, text)
+  local usage_changed = see_usage(seen, text)
+  local strip = seen.strip
+  local may_drop = strip and find(text, '"usage"', 1, true) ~= nil
+  local out, kept_from = nil, 1 -- `out` is made when the first byte moves
+  local at, size = 1, #text
+  while at <= size do
+    local stop
+    if seen.back ~= "" then
+      _, stop = find(seen.back .. text, BLANK_LINE)
+      stop = stop and stop - #seen.back
+    else
+      _, stop = find(text, BLANK_LINE, at)
+    end
+    local last = stop or size
+    if #seen.head < HEAD_BYTES then
+      seen.head = seen.head .. sub(text, at, math.min(last, at + HEAD_BYTES - #seen.head - 1))
+    end
+    if stop == nil then
+      local piece = sub(text, at)
+      seen.back = sub(seen.back .. piece, -BLANK_LINE_OVERLAP)
+      if strip then
+        if may_be_usage_event(seen, piece) then
+          out = out or {}
+          out[#out + 1] = sub(text, kept_from, at - 1)
+          seen.held[#seen.held + 1] = piece
+          seen.held_bytes = seen.held_bytes + #piece
+          kept_from = size + 1
+        elseif seen.held_bytes > 0 then
+          out = { take_held(seen) } -- held bytes are always older than this chunk
+        end
+      end
+      break
+    end
+    if strip then
+      if seen.held_bytes > 0 then
+        out = { without_usage_event(take_held(seen) .. sub(text, 1, stop)) }
+        kept_from = stop + 1
+      elseif may_drop and not seen.decided and is_usage_event(sub(text, at, stop)) then
+        out = out or {}
+        local blank = match(text, "^[\r\n]*", at) -- lines before the event are not its own
+        out[#out + 1] = sub(text, kept_from, at + #blank - 1)
+        kept_from = stop + 1
+      end
+    end
+    see_event(seen, seen.head)
+    begin_event(seen)
+    at = stop + 1
+  end
+  if not seen.done and find(seen.head, "^[\r\n]*data:%s*%[DONE%]") then
+    seen.done = true -- the caller may leave before the blank line
+  end
+  if out ~= nil then
+    out[#out + 1] = sub(text, kept_from)
+    return concat(out), usage_changed
+  end
+  return nil, usage_changed
+end
+
+local function set(handle, key, value)
+  -- Fetched afresh, because handles kept over a chunk are out of scope.
+  handle:streamInfo():dynamicMetadata():set(NAMESPACE, key, value)
+end
+
+-- What is still held when the answer ends goes out with its last chunk, which may be empty. After
+-- HTTP/2 trailers there is no chunk to add to: an event cut short there is lost, as it is to a caller.
+
+local function flush(seen, chunk)
+  local event = without_usage_event(take_held(seen))
+  pcall(function()
+    chunk:setBytes(chunk:getBytes(0, chunk:length()) .. event)
+  end)
+end
+
+local function watch_events(handle, seen, started)
+  local first, latest = true, nil
+  for chunk in handle:bodyChunks() do
+    latest = chunk
+    local size = chunk:length()
+    if size > 0 then
+      if first then
+        first = false
+        local now = handle:timestamp(EnvoyTimestampResolution.MILLISECOND)
+        set(handle, "ttfc_ms", now - started)
+      end
+      local events, done = seen.events, seen.done
+      local replaced, usage_changed = see_chunk(seen, chunk:getBytes(0, size))
+      if replaced ~= nil then
+        chunk:setBytes(replaced)
+      end
+      if seen.events ~= events then
+        set(handle, "events", seen.events)
+      end
+      if usage_changed then
+        set(handle, "usage", seen.usage)
+      end
+      if seen.done and not done then
+        set(handle, "done", true)
+      end
+    end
+  end
+  if seen.held_bytes > 0 then
+    flush(seen, latest)
+  end
+end
+
+local function watch_document(handle, seen)
+  for chunk in handle:bodyChunks() do
+    local size = chunk:length()
+    if size > 0 and see_usage(seen, chunk:getBytes(0, size)) then
+      set(handle, "usage", seen.usage)
+    end
+  end
+  set(handle, "done", true)
+end
+
+function envoy_on_response(handle)
+  local headers = handle:headers()
+  local kind = headers:get("content-type")
+  if kind == nil or headers:get("content-encoding") ~= nil then
+    return
+  end
+  local streams = find(kind, "text/event-stream", 1, true) == 1
+  if not streams and find(kind, "application/json", 1, true) ~= 1 then
+    return
+  end
+  if byte(headers:get(":status")) ~= 50 then -- 50 is "2": an error has no usage
+    return
+  end
+  local plan = handle:streamInfo():dynamicMetadata():get("llm")
+  if plan == nil then
+    return
+  end
+  local seen = { overlap = "", usage = nil, whole = false, events = 0, done = false }
+  if not streams then
+    return watch_document(handle, seen)
+  end
+  seen.strip = plan["strip_usage"] == true
+  seen.held, seen.held_bytes = {}, 0
+  begin_event(seen)
+  if seen.strip then
+    headers:remove("content-length") -- it counts the event that will not be sent
+  end
+  watch_events(handle, seen, handle:timestamp(EnvoyTimestampResolution.MILLISECOND))
+end

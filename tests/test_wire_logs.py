@@ -1,0 +1,217 @@
+"""Access-log messages as Envoy writes them, read by us."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from envoy_data_plane.envoy.config.core.v3 import Metadata
+from envoy_data_plane.envoy.data.accesslog.v3 import (
+    AccessLogCommon,
+    HttpAccessLogEntry,
+    HttpRequestProperties,
+    HttpResponseProperties,
+    ResponseFlags,
+)
+from envoy_data_plane.envoy.service.accesslog.v3 import (
+    StreamAccessLogsMessage,
+    StreamAccessLogsMessageHttpAccessLogEntries,
+    StreamAccessLogsMessageTcpAccessLogEntries,
+)
+from envoy_data_plane.google.protobuf import Struct as EnvoyStruct
+from google.protobuf.struct_pb2 import Struct
+from hypothesis import given
+from hypothesis import strategies as st
+
+from extproc import wire
+from extproc.domain import LogEntry
+from extproc.wire import Malformed
+
+START = datetime(2026, 7, 1, 12, 30, 15, 250_000, tzinfo=UTC)
+
+
+def struct(values: dict[str, Any]) -> EnvoyStruct:
+    """Build a Struct with Google's own code."""
+    written = Struct()
+    written.update(values)
+    return EnvoyStruct.parse(written.SerializeToString())
+
+
+def entry(metadata: dict[str, dict[str, Any]], **common: Any) -> HttpAccessLogEntry:
+    """Build one entry with the metadata, otherwise bare."""
+    filters = {name: struct(values) for name, values in metadata.items()}
+    return HttpAccessLogEntry(
+        common_properties=AccessLogCommon(metadata=Metadata(filter_metadata=filters), **common)
+    )
+
+
+def message(*entries: HttpAccessLogEntry) -> bytes:
+    """Encode a batch."""
+    logs = StreamAccessLogsMessageHttpAccessLogEntries(log_entry=list(entries))
+    return bytes(StreamAccessLogsMessage(http_logs=logs))
+
+
+def read(*entries: HttpAccessLogEntry) -> list[LogEntry]:
+    """Send a batch and read it."""
+    return list(wire.log_entries(message(*entries)))
+
+
+BARE = LogEntry(
+    record="r",
+    request_id="",
+    status=0,
+    cluster="",
+    attempts=0,
+    flags=(),
+    start_ms=0,
+    duration_ms=0.0,
+    first_upstream_tx_ms=None,
+    first_upstream_rx_ms=None,
+    first_chunk_ms=None,
+    request_bytes=0,
+    response_bytes=0,
+    usage="",
+    events=0,
+    done=False,
+)
+
+
+def test_a_full_entry_of_envoy_is_read() -> None:
+    probe = {"ttfc_ms": 12.5, "usage": '{"usage":{}}', "events": 42, "done": True}
+    full = entry(
+        {"llm": {"record": '["é"]', "id": "x"}, "llm.stream": probe, "other": {"a": 1}},
+        start_time=START,
+        duration=timedelta(seconds=2, microseconds=1500),
+        time_to_first_upstream_tx_byte=timedelta(milliseconds=3),
+        time_to_first_upstream_rx_byte=timedelta(microseconds=70_250),
+        upstream_cluster="openai",
+        upstream_request_attempt_count=2,
+        response_flags=ResponseFlags(
+            upstream_remote_reset=True, downstream_connection_termination=True
+        ),
+    )
+    full.request = HttpRequestProperties(request_id="req-1", request_body_bytes=2**33)
+    full.response = HttpResponseProperties(response_code=200, response_body_bytes=77)
+    assert read(full) == [
+        LogEntry(
+            record='["é"]',
+            request_id="req-1",
+            status=200,
+            cluster="openai",
+            attempts=2,
+            flags=("downstream_connection_termination", "upstream_remote_reset"),
+            start_ms=1_782_909_015_250,
+            duration_ms=2001.5,
+            first_upstream_tx_ms=3.0,
+            first_upstream_rx_ms=70.25,
+            first_chunk_ms=12.5,
+            request_bytes=2**33,
+            response_bytes=77,
+            usage='{"usage":{}}',
+            events=42,
+            done=True,
+        )
+    ]
+
+
+def test_an_entry_with_nothing_but_its_record_is_read() -> None:
+    assert read(entry({"llm": {"record": "r"}})) == [BARE]
+
+
+def test_a_time_of_zero_is_not_a_time_that_never_was() -> None:
+    zero = timedelta(0)
+    common = {"time_to_first_upstream_tx_byte": zero, "time_to_first_upstream_rx_byte": zero}
+    (found,) = read(entry({"llm": {"record": "r"}, "llm.stream": {"ttfc_ms": 0}}, **common))
+    times = (found.first_upstream_tx_ms, found.first_upstream_rx_ms, found.first_chunk_ms)
+    assert times == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        pytest.param(HttpAccessLogEntry(), id="without properties"),
+        pytest.param(entry({}), id="without metadata"),
+        pytest.param(entry({"llm": {"id": "x"}}), id="without a record"),
+        pytest.param(entry({"llm.stream": {"record": "r"}}), id="with it in another namespace"),
+    ],
+)
+def test_an_entry_no_plan_was_made_for_is_passed_over(foreign: HttpAccessLogEntry) -> None:
+    ours = entry({"llm": {"record": "r"}})
+    assert read(foreign, ours, foreign) == [BARE]
+
+
+def test_a_record_that_is_not_text_is_an_empty_one() -> None:
+    (found,) = read(entry({"llm": {"record": 7}}))
+    assert found.record == ""
+
+
+def test_a_message_without_http_entries_brings_none() -> None:
+    tcp = StreamAccessLogsMessage(tcp_logs=StreamAccessLogsMessageTcpAccessLogEntries())
+    assert list(wire.log_entries(bytes(tcp))) == []
+    assert list(wire.log_entries(b"")) == []
+
+
+FLAGS = [name for name in ResponseFlags.__annotations__ if name != "unauthorized_details"]
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_a_response_flag_has_envoys_name_or_none(flag: str) -> None:
+    """Numbers agree: a flag we do not read is absent, never another flag."""
+    (found,) = read(entry({"llm": {"record": "r"}}, response_flags=ResponseFlags(**{flag: True})))
+    assert found.flags in {(flag,), ()}
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "downstream_connection_termination",
+        "downstream_remote_reset",
+        "upstream_remote_reset",
+        "upstream_connection_termination",
+        "upstream_connection_failure",
+        "upstream_request_timeout",
+        "upstream_retry_limit_exceeded",
+        "no_healthy_upstream",
+        "stream_idle_timeout",
+        "duration_timeout",
+    ],
+)
+def test_the_flags_an_operator_looks_for_are_read(flag: str) -> None:
+    (found,) = read(entry({"llm": {"record": "r"}}, response_flags=ResponseFlags(**{flag: True})))
+    assert found.flags == (flag,)
+
+
+@given(
+    st.integers(0, 2**31), st.integers(0, 999_999), st.integers(100, 599), st.integers(0, 2**32 - 1)
+)
+def test_numbers_arrive_as_sent(seconds: int, micros: int, status: int, attempts: int) -> None:
+    span = timedelta(seconds=seconds, microseconds=micros)
+    sent = entry({"llm": {"record": "r"}}, duration=span, upstream_request_attempt_count=attempts)
+    sent.response = HttpResponseProperties(response_code=status, response_body_bytes=seconds)
+    (found,) = read(sent)
+    assert found.duration_ms == pytest.approx(seconds * 1000 + micros / 1000, abs=1e-3)
+    assert (found.status, found.attempts, found.response_bytes) == (status, attempts, seconds)
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    """Bytes of a good message with a few replaced, cut or put in."""
+    probe = {"ttfc_ms": 1, "usage": "u", "events": 3, "done": True}
+    raw = message(entry({"llm": {"record": "r"}, "llm.stream": probe}, start_time=START))
+    at = draw(st.integers(0, len(raw) - 1))
+    return raw[:at] + draw(st.binary(max_size=3)) + raw[at + draw(st.integers(0, 3)) :]
+
+
+@given(st.binary(max_size=200) | damaged())
+def test_any_bytes_are_entries_or_malformed(raw: bytes) -> None:
+    try:
+        assert all(isinstance(found, LogEntry) for found in wire.log_entries(raw))
+    except Malformed:
+        return
+
+
+@pytest.mark.parametrize("events", [float("nan"), float("inf"), -1.0, 1e300])
+def test_a_count_of_events_that_cannot_be_is_none_at_all(events: float) -> None:
+    (found,) = read(entry({"llm": {"record": "r"}, "llm.stream": {"events": events}}))
+    assert found.events == 0
