@@ -74,7 +74,8 @@ class _Loader(yaml.SafeLoader):
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node)
+        merges = key_node.tag == "tag:yaml.org,2002:merge"  # `<<` is no value, only a key
+        key = key_node.value if merges else loader.construct_object(key_node)
         if isinstance(key, (dict, list, set)):
             raise yaml.MarkedYAMLError(
                 problem="a key must be a plain value", problem_mark=key_node.start_mark

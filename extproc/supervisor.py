@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import click
 
-from extproc.admin.envoy import admin_request, envoy_config_status
+from extproc.admin.envoy import admin_request
 from extproc.bundle.render import write
 from extproc.checks import envoy_binary, missing_secrets
 from extproc.places import Places
@@ -36,6 +37,7 @@ POLL_S: Final = 0.05
 RESTART_FIRST_S: Final = 0.1
 RESTART_LAST_S: Final = 5.0
 STABLE_S: Final = 10.0  # a child that ran this long restarts at once again
+LAST_ENTRIES_S: Final = 0.25  # Envoy drops what it has not flushed: five access-log flushes
 DRAIN_EXTRA_S: Final = 5.0
 DEV_KEY_S: Final = 86_400.0
 
@@ -52,8 +54,9 @@ class Child:
 
     async def start(self) -> None:
         """Start it in a session of its own, so that Ctrl-C reaches the supervisor alone."""
+        environment = None if self.env is None else dict(self.env)  # uvloop takes a plain dict
         self.process = await asyncio.create_subprocess_exec(
-            *self.command, cwd=self.cwd, env=self.env, start_new_session=True
+            *self.command, cwd=self.cwd, env=environment, start_new_session=True
         )
 
     async def stop(self, patience_s: float) -> None:
@@ -95,14 +98,14 @@ async def run_everything(config: Config, files: Sequence[Path], env: Mapping[str
     keepers: list[asyncio.Task[None]] = []
     key_id = None
     try:
+        key_id, key = _dev_key(config, places)  # before the processor reads its keys
         for child in children:
             await child.start()
             keepers.append(asyncio.create_task(_keep(child, stop)))
-        if not await _ready(config, places, stop):
+        if not await _ready(config, stop):
             if not stop.is_set():
-                click.echo("llm-edge run: Envoy did not come up; see its messages above", err=True)
+                click.echo("llm-edge run: did not get ready; see the messages above", err=True)
             return 0 if stop.is_set() else 1
-        key_id, key = _dev_key(config, places)
         _greet(config, key)
         await stop.wait()
         await _drain(config, places, hurry)
@@ -155,14 +158,25 @@ async def _keep(child: Child, stop: asyncio.Event) -> None:
         await child.start()
 
 
-async def _ready(config: Config, places: Places, stop: asyncio.Event) -> bool:
+async def _ready(config: Config, stop: asyncio.Event) -> bool:
+    """Poll the processor's `/readyz`, which speaks for Envoy too."""
+    url = f"http://{_reachable(config.admin.host)}:{config.admin.port}/readyz"
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and not stop.is_set():
-        ok, _ = await envoy_config_status(places.envoy_admin_socket, frozenset(config.providers))
-        if ok and places.processor_socket.exists():
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(_get, url)
             return True
         await asyncio.sleep(POLL_S)
     return False
+
+
+def _get(url: str) -> None:
+    with urlopen(url, timeout=1):  # noqa: S310 (our own admin port)
+        return
+
+
+def _reachable(host: str) -> str:
+    return "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 (compared, not bound)
 
 
 def _dev_key(config: Config, places: Places) -> tuple[str | None, str]:
@@ -183,8 +197,7 @@ def _dev_key(config: Config, places: Places) -> tuple[str | None, str]:
 
 def _greet(config: Config, key: str) -> None:
     scheme = "https" if config.server.tls else "http"
-    host = "127.0.0.1" if config.server.host in {"0.0.0.0", "::"} else config.server.host  # noqa: S104
-    base = f"{scheme}://{host}:{config.server.port}"
+    base = f"{scheme}://{_reachable(config.server.host)}:{config.server.port}"
     model = next(iter(config.models), "gpt-4o-mini")
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
     click.echo(f"\nllm-edge is ready on {base} (Ctrl-C drains, a second one stops). Try:\n")
@@ -208,5 +221,6 @@ async def _drain(config: Config, places: Places, hurry: asyncio.Event) -> None:
         except OSError:
             return
         if stats.strip().endswith(": 0"):
+            await asyncio.sleep(LAST_ENTRIES_S)
             return
         await asyncio.sleep(POLL_S)

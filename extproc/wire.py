@@ -24,6 +24,7 @@ STREAM_NAMESPACE: Final = "llm.stream"  # dynamic metadata Envoy's response prob
 _CONTINUE_HEADERS: Final = ext_proc_pb2.ProcessingResponse(
     request_headers=ext_proc_pb2.HeadersResponse()
 ).SerializeToString()
+MAX_MEASURED: Final = 2**53  # above it a double skips whole numbers; NaN is not below it
 _VARINT_BITS: Final = 0x7F  # seven bits a byte, the eighth says that more follow
 _ONE_BYTE: Final = tuple(bytes((size,)) for size in range(_VARINT_BITS + 1))
 _DYNAMIC_METADATA_TAG: Final = b"\x42"  # ProcessingResponse field 8, length-delimited
@@ -218,7 +219,6 @@ def log_entries(raw: bytes) -> Iterator[LogEntry]:
             continue
         record: str = metadata["llm"].fields["record"].string_value
         probe = metadata[STREAM_NAMESPACE].fields if STREAM_NAMESPACE in metadata else {}
-        first_chunk = probe["ttfc_ms"].number_value if "ttfc_ms" in probe else None
         flags: tuple[str, ...] = ()
         if common.HasField("response_flags"):
             flags = tuple(sorted(field.name for field, _ in common.response_flags.ListFields()))
@@ -233,13 +233,21 @@ def log_entries(raw: bytes) -> Iterator[LogEntry]:
             duration_ms=_duration_ms(common, "duration") or 0.0,
             first_upstream_tx_ms=_duration_ms(common, "time_to_first_upstream_tx_byte"),
             first_upstream_rx_ms=_duration_ms(common, "time_to_first_upstream_rx_byte"),
-            first_chunk_ms=first_chunk,
+            first_chunk_ms=_measured(probe, "ttfc_ms"),
             request_bytes=entry.request.request_body_bytes,
             response_bytes=entry.response.response_body_bytes,
             usage=probe["usage"].string_value if "usage" in probe else "",
-            events=int(probe["events"].number_value) if "events" in probe else 0,
+            events=int(_measured(probe, "events") or 0),
             done=probe["done"].bool_value if "done" in probe else False,
         )
+
+
+def _measured(probe: Any, field: str) -> float | None:
+    """Return a number of the probe; None where it is absent or nobody can have measured it."""
+    if field not in probe:
+        return None
+    value: float = probe[field].number_value
+    return value if 0 <= value <= MAX_MEASURED else None
 
 
 def _duration_ms(message: Any, field: str) -> float | None:

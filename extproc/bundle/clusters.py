@@ -12,10 +12,9 @@ from envoy_data_plane.envoy.config.cluster.v3 import (
     CircuitBreakers,
     CircuitBreakersThresholds,
     Cluster,
+    ClusterCustomClusterType,
     ClusterDiscoveryType,
-    ClusterDnsLookupFamily,
     ClusterLbPolicy,
-    ClusterRefreshRate,
     OutlierDetection,
     UpstreamConnectionOptions,
 )
@@ -35,6 +34,8 @@ from envoy_data_plane.envoy.config.endpoint.v3 import (
     LbEndpoint,
     LocalityLbEndpoints,
 )
+from envoy_data_plane.envoy.extensions.clusters.common.dns.v3 import DnsLookupFamily
+from envoy_data_plane.envoy.extensions.clusters.dns.v3 import DnsCluster, DnsClusterRefreshRate
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
     CertificateValidationContext,
     CommonTlsContext,
@@ -69,6 +70,8 @@ from extproc.schema import Config, Provider
 
 HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 SYSTEM_CA: Final = "/etc/ssl/certs/ca-certificates.crt"  # Debian's bundle, also in Envoy's images
+CLOSED_PORT: Final = 1  # tcpmux, where nothing listens
+MAX_EJECTED_PERCENT: Final = 34  # of three or more hosts: with fewer, the last resort would be next
 PROCESSOR_CONNECT_S: Final = 2.0  # a Unix socket answers at once; another pod soon
 PROCESSOR_CALLS: Final = 100_000  # the processor itself refuses; the default, 1,024, would first
 PROCESSOR_STREAMS: Final = 2_147_483_647  # on one connection: never a second one for load
@@ -80,6 +83,7 @@ KEEPALIVE_INTERVAL_S: Final = 10
 POOL_MIN: Final = 1_024  # Envoy's default
 CONNECTION_BUFFER_BYTES: Final = 1_048_576
 DNS_REFRESH_S: Final = 30.0
+DNS_MIN_S: Final = 5.0  # some names have a TTL of 0
 DNS_RETRY_BASE_S: Final = 1.0
 DNS_RETRY_MAX_S: Final = 10.0
 
@@ -128,20 +132,13 @@ def _provider(name: str, provider: Provider, config: Config, base: Path) -> Clus
     pool = max(POOL_MIN, config.server.max_connections)
     return Cluster(
         name=name,
-        type=_discovery(to),
+        type=ClusterDiscoveryType.STATIC if to.is_address else None,
+        cluster_type=None if to.is_address else _dns(),
         connect_timeout=seconds(config.timeouts.connect),
         lb_policy=ClusterLbPolicy.LEAST_REQUEST,
         circuit_breakers=_limits(pool),
         per_connection_buffer_limit_bytes=CONNECTION_BUFFER_BYTES,
-        load_assignment=_endpoint(name, tcp(to.host, to.port)),
-        dns_lookup_family=ClusterDnsLookupFamily.V4_PREFERRED,
-        dns_refresh_rate=None if to.is_address else seconds(DNS_REFRESH_S),
-        respect_dns_ttl=not to.is_address,
-        dns_failure_refresh_rate=None
-        if to.is_address
-        else ClusterRefreshRate(
-            base_interval=seconds(DNS_RETRY_BASE_S), max_interval=seconds(DNS_RETRY_MAX_S)
-        ),
+        load_assignment=_provider_endpoints(name, to),
         outlier_detection=_outliers(),
         upstream_connection_options=UpstreamConnectionOptions(
             tcp_keepalive=TcpKeepalive(
@@ -157,12 +154,22 @@ def _provider(name: str, provider: Provider, config: Config, base: Path) -> Clus
     )
 
 
-def _discovery(to: Upstream) -> ClusterDiscoveryType:
-    if to.is_address:
-        return ClusterDiscoveryType.STATIC
-    # A public API's name stands for a fleet that rotates its addresses: keep open connections.
-    # A plain-HTTP name is a service inside: balance over all it resolves to.
-    return ClusterDiscoveryType.LOGICAL_DNS if to.https else ClusterDiscoveryType.STRICT_DNS
+def _dns() -> ClusterCustomClusterType:
+    return ClusterCustomClusterType(
+        name="envoy.cluster.dns",
+        typed_config=Any.pack(
+            DnsCluster(
+                dns_refresh_rate=seconds(DNS_REFRESH_S),
+                respect_dns_ttl=True,
+                dns_min_refresh_rate=seconds(DNS_MIN_S),
+                dns_failure_refresh_rate=DnsClusterRefreshRate(
+                    base_interval=seconds(DNS_RETRY_BASE_S), max_interval=seconds(DNS_RETRY_MAX_S)
+                ),
+                # Because a pod without IPv6 is usual, and localhost often resolves to ::1 first.
+                dns_lookup_family=DnsLookupFamily.V4_PREFERRED,
+            )
+        ),
+    )
 
 
 def _http(name: str, provider: Provider, to: Upstream) -> HttpProtocolOptions:
@@ -212,20 +219,33 @@ def _limits(most: int) -> CircuitBreakers:
 
 
 def _outliers() -> OutlierDetection:
-    """Avoid one bad host of several. A lone host is always used: the plan decides on providers."""
+    """Avoid one bad host of several. A lone host is always used: the plan decides on providers.
+
+    Envoy counts a resolved name's last resort as a host: two hosts and it are three.
+    """
     return OutlierDetection(
         consecutive_5xx=5,
         interval=seconds(10),
         base_ejection_time=seconds(10),
         max_ejection_time=seconds(60),
-        max_ejection_percent=50,  # with Envoy's panic threshold of 50 %: at least half stay
+        max_ejection_percent=MAX_EJECTED_PERCENT,
     )
 
 
+def _provider_endpoints(name: str, to: Upstream) -> ClusterLoadAssignment:
+    assignment = _endpoint(name, tcp(to.host, to.port))
+    if not to.is_address:
+        # A cluster without a host answers at once and ends the plan; one whose last resort refuses
+        # the connection lets Envoy go on to the next provider.
+        assignment.endpoints.append(_hosts(tcp("127.0.0.1", CLOSED_PORT), priority=1))
+    return assignment
+
+
 def _endpoint(name: str, address: Address) -> ClusterLoadAssignment:
-    return ClusterLoadAssignment(
-        cluster_name=name,
-        endpoints=[
-            LocalityLbEndpoints(lb_endpoints=[LbEndpoint(endpoint=Endpoint(address=address))])
-        ],
+    return ClusterLoadAssignment(cluster_name=name, endpoints=[_hosts(address)])
+
+
+def _hosts(address: Address, priority: int = 0) -> LocalityLbEndpoints:
+    return LocalityLbEndpoints(
+        priority=priority, lb_endpoints=[LbEndpoint(endpoint=Endpoint(address=address))]
     )

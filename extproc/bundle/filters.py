@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Final
 
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutationRules
-from envoy_data_plane.envoy.config.core.v3 import GrpcService, GrpcServiceEnvoyGrpc
+from envoy_data_plane.envoy.config.core.v3 import (
+    BackoffStrategy,
+    GrpcService,
+    GrpcServiceEnvoyGrpc,
+    RetryPolicy,
+)
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
     ExternalProcessor,
     MetadataOptions,
@@ -45,6 +50,16 @@ def _quoted(value: str) -> str:
     return f'"{"".join(plain)}"'
 
 
+def reconnect() -> RetryPolicy:
+    return RetryPolicy(
+        retry_on="connect-failure",
+        num_retries=2400,
+        retry_back_off=BackoffStrategy(
+            base_interval=seconds(0.05), max_interval=seconds(0.25)
+        ),
+    )
+
+
 def http_filters() -> list[HttpFilter]:
     """List the filters; the order is the order on the way in, and reversed on the way out."""
     return [
@@ -60,7 +75,9 @@ def http_filters() -> list[HttpFilter]:
 def _decide() -> ExternalProcessor:
     return ExternalProcessor(
         # No grpc_service.timeout: it would cap the whole stream, waiting for the body included.
-        grpc_service=GrpcService(envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=PROCESSOR)),
+        grpc_service=GrpcService(
+            envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=PROCESSOR), retry_policy=reconnect()
+        ),
         failure_mode_allow=False,  # a dead processor is a 503, never an open door
         status_on_error=HttpStatus(code=StatusCode.ServiceUnavailable),
         processing_mode=ProcessingMode(

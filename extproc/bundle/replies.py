@@ -39,12 +39,12 @@ def _starts(*prefixes: str) -> str:
     return " || ".join(f'{_D}.startsWith("{prefix}")' for prefix in prefixes)
 
 
-def _status(status: int) -> str:
-    # `llm_edge` is what the processor calls its answers, `direct_response` the route table's.
-    return f'response.code == {status} && {_D} != "" && !({_starts("llm_edge", "direct_response")})'
+# `llm_edge` is what the processor calls its answers, `direct_response` the route table's.
+_ENVOYS: Final = f'{_D} != "" && !({_starts("llm_edge", "direct_response")})'
 
 
-# (expression, code, message, whether to try again): the first that matches speaks.
+# (expression, code, message, whether to try again): the first that matches speaks. The last two
+# leave Envoy's status, which says more than the table's.
 RULES: Final = (
     (_starts("ext_proc"), "gateway_unavailable", "The gateway cannot decide on this request.", True),
     (_starts("request_payload_too_large"), "request_too_large", "The request body is too large.", False),
@@ -57,7 +57,11 @@ RULES: Final = (
      "no_healthy_provider", "No provider can take this request now.", True),
     (_starts("upstream"), "upstream_error", "The provider failed to answer.", False),
     (_starts("route_not_found"), "not_found", "There is no such endpoint.", False),
-    (_status(400), "invalid_request_error", "This is not a request the gateway can read.", False),
+    # Last, what is left: unreadable, too many or too long headers (431), HTTP/1.0 (426), upgrades.
+    (f"response.code >= 400 && response.code < 500 && {_ENVOYS}", "invalid_request_error",
+     "This is not a request the gateway can read.", False),
+    (f"response.code >= 500 && {_ENVOYS}", "gateway_unavailable",
+     "The gateway cannot take this request now.", True),
 )
 
 
@@ -75,7 +79,7 @@ def _mapper(
 ) -> ResponseMapper:
     return ResponseMapper(
         filter=_when(expression, dialect),
-        status_code=KINDS[code].status,
+        status_code=None if "response.code " in expression else KINDS[code].status,
         headers_to_add=[header("retry-after", str(RETRY_AFTER_S))] if again else [],
         body_format_override=_body(code, message, dialect),
     )

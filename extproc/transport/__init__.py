@@ -42,6 +42,10 @@ class Transport(Protocol):
         """Answer health checks with SERVING or NOT_SERVING."""
 
     @property
+    def detached(self) -> bool:
+        """Say whether every access-log stream there was has gone: no entry can come any more."""
+
+    @property
     def log_streams(self) -> int:
         """Count the access-log streams that are open: at least one means Envoy is attached."""
 

