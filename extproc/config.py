@@ -59,7 +59,7 @@ def _files(paths: Sequence[Path] | None, env: Mapping[str, str]) -> list[Path]:
     chosen = list(paths) if paths else [p for p in (DEFAULT_FILE,) if p.exists()]
     name = env.get(ENV_PREFIX + "ENVIRONMENT")
     if name:
-        if not re.match(NAME_PATTERN, name):
+        if not re.fullmatch(NAME_PATTERN, name):
             raise ConfigError(f"${ENV_PREFIX}ENVIRONMENT: letters, digits, - and _ only")
         chosen += [
             o for p in chosen[:1] if (o := p.with_name(f"{p.stem}.{name}{p.suffix}")).exists()

@@ -36,8 +36,7 @@ class InFlight:
             self._emptied.set()
 
     def expire(self) -> int:
-        """Forget the overdue ones and return how many there were. Insertion order is near enough
-        to deadline order that a scan stops early only by kind, so it looks at all."""
+        """Forget the overdue ones and return how many there were."""
         now = self._clock()
         overdue = [call_id for call_id, deadline in self._deadlines.items() if deadline <= now]
         for call_id in overdue:

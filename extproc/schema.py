@@ -49,7 +49,7 @@ def _price(value: object) -> Decimal:
 
 def _endpoint(value: str) -> str:
     pattern = r"^https?://(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(?::\d{1,5})?(?:/[A-Za-z0-9._~/-]*)?$"
-    if not re.match(pattern, value):
+    if not re.fullmatch(pattern, value):
         raise ValueError("write http(s)://host[:port][/path] without credentials or a query")
     return value.rstrip("/")
 
@@ -238,6 +238,8 @@ class Config(_Section):
                     raise ValueError(f"{where}: no provider {target.provider!r}; legal: {legal}")
             if model.strategy == "weighted" and not any(t.weight for t in model.targets):
                 raise ValueError(f"models.{name}.targets: every weight is 0; one must be more")
+        if self.state.store == "redis":
+            raise ValueError("state.store: redis is not built yet; legal: memory")
         if self.server.workers > 1 and self.state.store == "memory":
             raise ValueError("server.workers: more than 1 worker needs state.store: redis")
         return self

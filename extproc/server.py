@@ -10,7 +10,6 @@ import gc
 import logging
 import os
 import random
-import secrets
 import signal
 import sqlite3
 import sys
@@ -82,7 +81,7 @@ class Server:
             observer=self.metrics,
             estimator=Estimator(),
             clock=time.time,
-            new_id=lambda: secrets.token_hex(16),
+            new_id=lambda: os.urandom(16).hex(),
             draw=random.random,
         )
         limit = config.server.max_request_bytes

@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Final
 
 from extproc import record, wire
-from extproc.domain import ENDPOINTS, Dialect, Reply
+from extproc.domain import ENDPOINTS, MODELS_PATH, Dialect, Reply
 from extproc.errors import Denied, render
 from extproc.exchange import Event, OutOfOrder, State, advance
 from extproc.inflight import InFlight
@@ -88,7 +88,7 @@ class Exchange:
         assert head is not None
         self._request_id = request_id_of(self._gateway, head)
         endpoint = ENDPOINTS.get((head.method, head.path))
-        self._endpoint = endpoint.name if endpoint else "models"
+        self._endpoint = endpoint.name if endpoint else _endpoint_label(head.path)
         self._dialect = endpoint.dialect if endpoint else "openai"
         decided = await identify(self._gateway, head, self._request_id)
         if isinstance(decided, Reply):
@@ -108,6 +108,10 @@ class Exchange:
         self._state = State.ENDED
         self._gateway.observer.denied(self._endpoint, denied.status, denied.code)
         return wire.encode_reply(render(denied, self._dialect, self._request_id))
+
+
+def _endpoint_label(path: str) -> str:
+    return "models" if path == MODELS_PATH or path.startswith(MODELS_PATH + "/") else "none"
 
 
 class Processor:

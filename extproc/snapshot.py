@@ -47,9 +47,9 @@ def compile_snapshot(config: Config, now: float) -> Snapshot:
         max_request_bytes=config.server.max_request_bytes,
         timeout_ms=MappingProxyType(
             {
-                "embedding": round(timeouts.embedding * 1000),
-                "completion": round(timeouts.completion * 1000),
-                "streaming": round(timeouts.streaming * 1000),
+                "embedding": max(1, round(timeouts.embedding * 1000)),
+                "completion": max(1, round(timeouts.completion * 1000)),
+                "streaming": max(1, round(timeouts.streaming * 1000)),
             }
         ),
         started_at=int(now),

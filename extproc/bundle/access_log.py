@@ -25,7 +25,7 @@ from extproc.bundle.messages import seconds
 from extproc.bundle.places import PLAN, PROCESSOR, RECORD_KEY
 
 FLUSH_S: Final = 0.05  # a slot is released by the log: this is how long it looks taken too long
-BATCH_BYTES: Final = 1_048_576  # about 10 entries: larger batches decode no cheaper
+BATCH_BYTES: Final = 4_096  # about 10 entries: larger batches decode no cheaper
 
 
 def access_log() -> AccessLog:
@@ -45,7 +45,9 @@ def access_log() -> AccessLog:
                 common_config=CommonGrpcAccessLogConfig(
                     log_name="llm",
                     transport_api_version=ApiVersion.V3,
-                    grpc_service=GrpcService(envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=PROCESSOR)),
+                    grpc_service=GrpcService(
+                        envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=PROCESSOR)
+                    ),
                     grpc_stream_retry_policy=reconnect(),
                     buffer_flush_interval=seconds(FLUSH_S),
                     buffer_size_bytes=BATCH_BYTES,

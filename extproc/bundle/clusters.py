@@ -148,9 +148,7 @@ def _provider(name: str, provider: Provider, config: Config, base: Path) -> Clus
             )
         ),
         transport_socket=_tls(to, provider, base) if to.https else None,
-        typed_extension_protocol_options={
-            HTTP_OPTIONS: Any.pack(_http(name, provider, to))
-        },
+        typed_extension_protocol_options={HTTP_OPTIONS: Any.pack(_http(name, provider, to))},
     )
 
 

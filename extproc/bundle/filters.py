@@ -46,7 +46,9 @@ def lua(name: str, constants: Mapping[str, str] | None = None) -> Lua:
 
 def _quoted(value: str) -> str:
     """Return a Lua string: every byte that is no plain character as a decimal escape."""
-    plain = (chr(b) if chr(b).isalnum() or b in b"/.:-_~[]" else f"\\{b:03}" for b in value.encode())
+    plain = (
+        chr(b) if chr(b).isalnum() or b in b"/.:-_~[]" else f"\\{b:03}" for b in value.encode()
+    )
     return f'"{"".join(plain)}"'
 
 
@@ -54,9 +56,7 @@ def reconnect() -> RetryPolicy:
     return RetryPolicy(
         retry_on="connect-failure",
         num_retries=2400,
-        retry_back_off=BackoffStrategy(
-            base_interval=seconds(0.05), max_interval=seconds(0.25)
-        ),
+        retry_back_off=BackoffStrategy(base_interval=seconds(0.05), max_interval=seconds(0.25)),
     )
 
 

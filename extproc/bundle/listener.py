@@ -47,7 +47,9 @@ MAX_HEADERS_KB: Final = 60  # Envoy's default, stated; above it is a 431
 MAX_HEADERS: Final = 100
 REQUEST_HEADERS_S: Final = 10.0  # a slow-loris is cut here
 REQUEST_S: Final = 60.0  # the whole body: 10 MiB at 1.4 Mbit/s
-STREAM_IDLE_S: Final = 300.0  # nothing at all for so long is a dead stream, thinking models included
+STREAM_IDLE_S: Final = (
+    300.0  # nothing at all for so long is a dead stream, thinking models included
+)
 CONNECTION_IDLE_S: Final = 600.0  # longer than usual clients keep theirs, so that they close first
 CONNECTION_AGE_S: Final = 3600.0  # so that load spreads again after a gateway was added
 STREAMS_PER_CONNECTION: Final = 100  # RFC 9113 asks for at least so many
@@ -154,6 +156,4 @@ def _tls() -> TransportSocket:
             alpn_protocols=["h2", "http/1.1"],
         )
     )
-    return TransportSocket(
-        name="envoy.transport_sockets.tls", typed_config=Any.pack(context)
-    )
+    return TransportSocket(name="envoy.transport_sockets.tls", typed_config=Any.pack(context))

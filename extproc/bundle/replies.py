@@ -46,22 +46,52 @@ _ENVOYS: Final = f'{_D} != "" && !({_starts("llm_edge", "direct_response")})'
 # (expression, code, message, whether to try again): the first that matches speaks. The last two
 # leave Envoy's status, which says more than the table's.
 RULES: Final = (
-    (_starts("ext_proc"), "gateway_unavailable", "The gateway cannot decide on this request.", True),
-    (_starts("request_payload_too_large"), "request_too_large", "The request body is too large.", False),
-    (_starts("request_overall_timeout", "request_header_timeout"), "request_timeout",
-     "The request did not arrive in time.", False),
-    (_starts("upstream_response_timeout", "response_timeout", "upstream_max_stream_duration"),
-     "upstream_timeout", "The provider did not answer in time.", False),
-    (f'{_starts("no_healthy_upstream", "cluster_not_found", "maintenance_mode")}'
-     f' || ({_starts("upstream_reset_before_response_started")} && {_D}.contains("overflow"))',
-     "no_healthy_provider", "No provider can take this request now.", True),
+    (
+        _starts("ext_proc"),
+        "gateway_unavailable",
+        "The gateway cannot decide on this request.",
+        True,
+    ),
+    (
+        _starts("request_payload_too_large"),
+        "request_too_large",
+        "The request body is too large.",
+        False,
+    ),
+    (
+        _starts("request_overall_timeout", "request_header_timeout"),
+        "request_timeout",
+        "The request did not arrive in time.",
+        False,
+    ),
+    (
+        _starts("upstream_response_timeout", "response_timeout", "upstream_max_stream_duration"),
+        "upstream_timeout",
+        "The provider did not answer in time.",
+        False,
+    ),
+    (
+        f"{_starts('no_healthy_upstream', 'cluster_not_found', 'maintenance_mode')}"
+        f' || ({_starts("upstream_reset_before_response_started")} && {_D}.contains("overflow"))',
+        "no_healthy_provider",
+        "No provider can take this request now.",
+        True,
+    ),
     (_starts("upstream"), "upstream_error", "The provider failed to answer.", False),
     (_starts("route_not_found"), "not_found", "There is no such endpoint.", False),
     # Last, what is left: unreadable, too many or too long headers (431), HTTP/1.0 (426), upgrades.
-    (f"response.code >= 400 && response.code < 500 && {_ENVOYS}", "invalid_request_error",
-     "This is not a request the gateway can read.", False),
-    (f"response.code >= 500 && {_ENVOYS}", "gateway_unavailable",
-     "The gateway cannot take this request now.", True),
+    (
+        f"response.code >= 400 && response.code < 500 && {_ENVOYS}",
+        "invalid_request_error",
+        "This is not a request the gateway can read.",
+        False,
+    ),
+    (
+        f"response.code >= 500 && {_ENVOYS}",
+        "gateway_unavailable",
+        "The gateway cannot take this request now.",
+        True,
+    ),
 )
 
 

@@ -12,6 +12,7 @@ from extproc.domain import Call, Head, Model, Plan, Principal, Target
 from extproc.errors import Denied
 from extproc.snapshot import Snapshot
 
+MAX_TIMEOUT_DIGITS: Final = 9  # eleven days
 MAX_ATTEMPTS: Final = 8  # Envoy tries at most this often; beyond it a client has given up
 STRATEGIES: Final = ("priority", "weighted")
 
@@ -79,7 +80,9 @@ def _timeout_ms(snapshot: Snapshot, headers: Mapping[str, str], call: Call) -> i
     asked = headers.get("x-llm-timeout-ms")
     if asked is None:
         return limit
-    if not (asked.isascii() and asked.isdigit() and len(asked) <= 9 and int(asked) > 0):
+    if not (
+        asked.isascii() and asked.isdigit() and len(asked) <= MAX_TIMEOUT_DIGITS and int(asked) > 0
+    ):
         message = "x-llm-timeout-ms must be a whole number of milliseconds above 0."
         raise Denied("invalid_request_error", message, param="x-llm-timeout-ms")
     return min(limit, int(asked))

@@ -52,7 +52,6 @@ class GrpcioTransport:
             )
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        self._serving = False
 
     @property
     def detached(self) -> bool:

@@ -64,7 +64,9 @@ def stream_answer(pieces: Sequence[bytes], *, ends: bool = True, **headers: str)
 
     async def answer(_request: Request, writer: asyncio.StreamWriter) -> None:
         lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
-        head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n"
+        head = (
+            "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n"
+        )
         writer.write(f"{head}{lines}\r\n".encode())
         for piece in pieces:
             if piece:
