@@ -100,7 +100,7 @@ class Server(_Section):
     host: str
     port: Port
     workers: Annotated[int, Field(ge=1, le=64)]
-    transport: Literal["auto", "grpcio"]
+    transport: Literal["auto", "lane", "grpcio"]
     processor_address: str | None = None  # host:port for a processor in another pod
     max_request_bytes: Annotated[int, Field(ge=1024, le=MAX_BODY_BYTES)]
     max_connections: Annotated[int, Field(ge=1)]

@@ -34,7 +34,9 @@ from extproc.snapshot import compile_snapshot
 from extproc.stores.keys import KeyStore
 from extproc.stores.ledger import SqliteLedger
 from extproc.telemetry.metrics import Metrics
+from extproc.transport import Transport
 from extproc.transport.grpcio import GrpcioTransport
+from extproc.transport.lane import LaneTransport
 
 log: Final = logging.getLogger(__name__)
 
@@ -87,7 +89,11 @@ class Server:
         limit = config.server.max_request_bytes
         streams = Processor(gateway, self._inflight)
         logs = AccessLog(gateway, self._ledger, self._inflight)
-        self._transport = GrpcioTransport(self._address(), streams, logs, limit)
+        self._transport: Transport
+        if config.server.processor_address or config.server.transport == "grpcio":
+            self._transport = GrpcioTransport(self._address(), streams, logs, limit)
+        else:
+            self._transport = LaneTransport(places.processor_socket, streams, logs, limit)
         await self._transport.start()
         app = create_app(ready=self.readiness, metrics=self.metrics.expose, version=__version__)
         self._admin: AdminServer = await start_admin(app, config.admin.host, config.admin.port)

@@ -298,9 +298,9 @@ def test_configured_providers_replace_the_quickstart(write: Write) -> None:
     assert (list(config.providers), config.models) == (["local"], {})
 
 
-def test_redis_allows_more_workers(write: Write) -> None:
-    config = load([write("server: {workers: 2}\nstate: {store: redis}")], {})
-    assert config.server.workers == 2
+def test_redis_is_refused_until_it_is_built(write: Write) -> None:
+    with pytest.raises(ConfigError, match="not built yet"):
+        load([write("server: {workers: 2}\nstate: {store: redis}")], {})
 
 
 def test_a_merge_key_is_no_key_twice(write: Write) -> None:

@@ -20,12 +20,12 @@ from envoy_data_plane.envoy.type.matcher.v3 import (
 )
 from envoy_data_plane.google.protobuf import Any
 
-from extproc.bundle.filters import reconnect
 from extproc.bundle.messages import seconds
 from extproc.bundle.places import PLAN, PROCESSOR, RECORD_KEY
+from extproc.bundle.processor import LOG_RETRIES, reconnect
 
 FLUSH_S: Final = 0.05  # a slot is released by the log: this is how long it looks taken too long
-BATCH_BYTES: Final = 4_096  # about 10 entries: larger batches decode no cheaper
+BATCH_BYTES: Final = 16_384  # about 10 entries: larger batches decode no cheaper
 
 
 def access_log() -> AccessLog:
@@ -48,7 +48,7 @@ def access_log() -> AccessLog:
                     grpc_service=GrpcService(
                         envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=PROCESSOR)
                     ),
-                    grpc_stream_retry_policy=reconnect(),
+                    grpc_stream_retry_policy=reconnect(LOG_RETRIES),
                     buffer_flush_interval=seconds(FLUSH_S),
                     buffer_size_bytes=BATCH_BYTES,
                 )

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Final
 
 from envoy_data_plane.envoy.config.cluster.v3 import (
-    CircuitBreakers,
-    CircuitBreakersThresholds,
     Cluster,
     ClusterCustomClusterType,
     ClusterDiscoveryType,
@@ -19,20 +17,15 @@ from envoy_data_plane.envoy.config.cluster.v3 import (
     UpstreamConnectionOptions,
 )
 from envoy_data_plane.envoy.config.core.v3 import (
-    Address,
     DataSource,
     Http1ProtocolOptions,
     Http2ProtocolOptions,
-    KeepaliveSettings,
     TcpKeepalive,
     TransportSocket,
 )
 from envoy_data_plane.envoy.config.core.v3 import HttpProtocolOptions as CommonOptions
 from envoy_data_plane.envoy.config.endpoint.v3 import (
     ClusterLoadAssignment,
-    Endpoint,
-    LbEndpoint,
-    LocalityLbEndpoints,
 )
 from envoy_data_plane.envoy.extensions.clusters.common.dns.v3 import DnsLookupFamily
 from envoy_data_plane.envoy.extensions.clusters.dns.v3 import DnsCluster, DnsClusterRefreshRate
@@ -54,28 +47,20 @@ from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
 from extproc.bundle.messages import seconds
-from extproc.bundle.places import (
-    PROCESSOR,
-    PROCESSOR_SOCKET,
-    Upstream,
-    is_ip,
-    operator_path,
-    pipe,
-    tcp,
-    upstream,
+from extproc.bundle.places import Upstream, operator_path, tcp, upstream
+from extproc.bundle.processor import (
+    HTTP_OPTIONS,
+    breakers,
+    endpoint,
+    hosts,
+    processor_cluster,
 )
 from extproc.bundle.provider import provider_filters
-from extproc.bundle.routes import buffer_bytes
 from extproc.schema import Config, Provider
 
-HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 SYSTEM_CA: Final = "/etc/ssl/certs/ca-certificates.crt"  # Debian's bundle, also in Envoy's images
 CLOSED_PORT: Final = 1  # tcpmux, where nothing listens
 MAX_EJECTED_PERCENT: Final = 34  # of three or more hosts: with fewer, the last resort would be next
-PROCESSOR_CONNECT_S: Final = 2.0  # a Unix socket answers at once; another pod soon
-PROCESSOR_CALLS: Final = 100_000  # the processor itself refuses; the default, 1,024, would first
-PROCESSOR_STREAMS: Final = 2_147_483_647  # on one connection: never a second one for load
-PROCESSOR_PING_S: Final = 10.0  # finds a processor that vanished without closing
 POOL_IDLE_S: Final = 60.0  # providers close at 60 s and more: the gateway goes first
 KEEPALIVE_IDLE_S: Final = 30  # below the 60 s at which NAT gateways forget a quiet stream
 KEEPALIVE_PROBES: Final = 3
@@ -93,37 +78,7 @@ def clusters(config: Config, base: Path) -> list[Cluster]:
     providers = [
         _provider(name, provider, config, base) for name, provider in config.providers.items()
     ]
-    return [_processor(config), *providers]
-
-
-def _processor(config: Config) -> Cluster:
-    written = config.server.processor_address
-    kind, address = ClusterDiscoveryType.STATIC, pipe(PROCESSOR_SOCKET)
-    if written is not None:
-        host, _, port = written.rpartition(":")
-        host = host.strip("[]")
-        address = tcp(host, int(port))
-        kind = ClusterDiscoveryType.STATIC if is_ip(host) else ClusterDiscoveryType.STRICT_DNS
-    http2 = Http2ProtocolOptions(
-        max_concurrent_streams=PROCESSOR_STREAMS,
-        connection_keepalive=KeepaliveSettings(
-            interval=seconds(PROCESSOR_PING_S), timeout=seconds(PROCESSOR_PING_S)
-        ),
-    )
-    options = HttpProtocolOptions(
-        explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(http2_protocol_options=http2)
-    )
-    return Cluster(
-        name=PROCESSOR,
-        type=kind,
-        connect_timeout=seconds(PROCESSOR_CONNECT_S),
-        lb_policy=ClusterLbPolicy.LEAST_REQUEST,
-        circuit_breakers=_limits(PROCESSOR_CALLS),
-        # Because a whole request body is one gRPC message.
-        per_connection_buffer_limit_bytes=buffer_bytes(config),
-        load_assignment=_endpoint(PROCESSOR, address),
-        typed_extension_protocol_options={HTTP_OPTIONS: Any.pack(options)},
-    )
+    return [processor_cluster(config), *providers]
 
 
 def _provider(name: str, provider: Provider, config: Config, base: Path) -> Cluster:
@@ -136,7 +91,7 @@ def _provider(name: str, provider: Provider, config: Config, base: Path) -> Clus
         cluster_type=None if to.is_address else _dns(),
         connect_timeout=seconds(config.timeouts.connect),
         lb_policy=ClusterLbPolicy.LEAST_REQUEST,
-        circuit_breakers=_limits(pool),
+        circuit_breakers=breakers(pool),
         per_connection_buffer_limit_bytes=CONNECTION_BUFFER_BYTES,
         load_assignment=_provider_endpoints(name, to),
         outlier_detection=_outliers(),
@@ -206,16 +161,6 @@ def _tls(to: Upstream, provider: Provider, base: Path) -> TransportSocket:
     return TransportSocket(name="envoy.transport_sockets.tls", typed_config=Any.pack(context))
 
 
-def _limits(most: int) -> CircuitBreakers:
-    return CircuitBreakers(
-        thresholds=[
-            CircuitBreakersThresholds(
-                max_connections=most, max_pending_requests=most, max_requests=most, max_retries=most
-            )
-        ]
-    )
-
-
 def _outliers() -> OutlierDetection:
     """Avoid one bad host of several. A lone host is always used: the plan decides on providers.
 
@@ -231,19 +176,9 @@ def _outliers() -> OutlierDetection:
 
 
 def _provider_endpoints(name: str, to: Upstream) -> ClusterLoadAssignment:
-    assignment = _endpoint(name, tcp(to.host, to.port))
+    assignment = endpoint(name, tcp(to.host, to.port))
     if not to.is_address:
         # A cluster without a host answers at once and ends the plan; one whose last resort refuses
         # the connection lets Envoy go on to the next provider.
-        assignment.endpoints.append(_hosts(tcp("127.0.0.1", CLOSED_PORT), priority=1))
+        assignment.endpoints.append(hosts(tcp("127.0.0.1", CLOSED_PORT), priority=1))
     return assignment
-
-
-def _endpoint(name: str, address: Address) -> ClusterLoadAssignment:
-    return ClusterLoadAssignment(cluster_name=name, endpoints=[_hosts(address)])
-
-
-def _hosts(address: Address, priority: int = 0) -> LocalityLbEndpoints:
-    return LocalityLbEndpoints(
-        priority=priority, lb_endpoints=[LbEndpoint(endpoint=Endpoint(address=address))]
-    )

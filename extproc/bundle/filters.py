@@ -10,12 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutationRules
-from envoy_data_plane.envoy.config.core.v3 import (
-    BackoffStrategy,
-    GrpcService,
-    GrpcServiceEnvoyGrpc,
-    RetryPolicy,
-)
+from envoy_data_plane.envoy.config.core.v3 import GrpcService, GrpcServiceEnvoyGrpc
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
     ExternalProcessor,
     MetadataOptions,
@@ -31,6 +26,7 @@ from envoy_data_plane.envoy.type.v3 import HttpStatus, StatusCode
 
 from extproc.bundle.messages import http_filter, inline, seconds
 from extproc.bundle.places import PLAN, PROCESSOR
+from extproc.bundle.processor import REQUEST_RETRIES, reconnect
 
 DECIDE: Final = "llm-edge.decide"
 PROBE: Final = "llm-edge.probe"
@@ -52,14 +48,6 @@ def _quoted(value: str) -> str:
     return f'"{"".join(plain)}"'
 
 
-def reconnect() -> RetryPolicy:
-    return RetryPolicy(
-        retry_on="connect-failure",
-        num_retries=2400,
-        retry_back_off=BackoffStrategy(base_interval=seconds(0.05), max_interval=seconds(0.25)),
-    )
-
-
 def http_filters() -> list[HttpFilter]:
     """List the filters; the order is the order on the way in, and reversed on the way out."""
     return [
@@ -76,7 +64,8 @@ def _decide() -> ExternalProcessor:
     return ExternalProcessor(
         # No grpc_service.timeout: it would cap the whole stream, waiting for the body included.
         grpc_service=GrpcService(
-            envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=PROCESSOR), retry_policy=reconnect()
+            envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=PROCESSOR),
+            retry_policy=reconnect(REQUEST_RETRIES),
         ),
         failure_mode_allow=False,  # a dead processor is a 503, never an open door
         status_on_error=HttpStatus(code=StatusCode.ServiceUnavailable),

@@ -18,6 +18,7 @@ from envoy_data_plane.envoy.config.core.v3 import (
     TransportSocket,
 )
 from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
+from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
     HttpConnectionManager,
     HttpConnectionManagerInternalAddressConfig,
@@ -64,14 +65,17 @@ MAX_WINDOW_UPDATES: Final = 10
 KEEPALIVE_IDLE_S: Final = 60
 
 
-def listener(config: Config) -> Listener:
-    """Build the one public listener: HTTP/1.1 and HTTP/2, over TLS where it is configured."""
+def listener(config: Config, inline_routes: RouteConfiguration | None = None) -> Listener:
+    """Build the one public listener: HTTP/1.1 and HTTP/2, over TLS where it is configured.
+
+    Its routes are a file of their own, unless they are given to be written into it.
+    """
     server = config.server
     chain = FilterChain(
         filters=[
             Filter(
                 name="envoy.filters.network.http_connection_manager",
-                typed_config=Any.pack(_manager(config)),
+                typed_config=Any.pack(_manager(inline_routes)),
             )
         ],
         transport_socket=_tls() if server.tls else None,
@@ -85,10 +89,13 @@ def listener(config: Config) -> Listener:
     )
 
 
-def _manager(config: Config) -> HttpConnectionManager:
+def _manager(inline_routes: RouteConfiguration | None) -> HttpConnectionManager:
     return HttpConnectionManager(
         stat_prefix="gateway",
-        rds=Rds(config_source=from_file("rds.yaml"), route_config_name=ROUTES),
+        rds=None
+        if inline_routes
+        else Rds(config_source=from_file("rds.yaml"), route_config_name=ROUTES),
+        route_config=inline_routes,
         http_filters=http_filters(),
         access_log=[access_log()],
         local_reply_config=local_replies(),

@@ -26,6 +26,7 @@ from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
 from extproc.bundle.filters import DECIDE, PROBE
+from extproc.bundle.limits import buffer_bytes
 from extproc.bundle.messages import (
     ClusterWeight,
     PriorityGroup,
@@ -39,7 +40,6 @@ from extproc.domain import ENDPOINTS, MODELS_PATH
 from extproc.errors import KINDS, anthropic_body, openai_body
 from extproc.schema import Config
 
-BODY_SLACK_BYTES: Final = 65_536  # the processor adds a few members, and says the exact limit
 ANTHROPIC_PATH: Final = "/v1/messages"
 HEALTHY: Final = b'{"status":"ok"}'
 JSON: Final = header("content-type", "application/json")
@@ -74,11 +74,6 @@ def routes(config: Config) -> RouteConfiguration:
             )
         ],
     )
-
-
-def buffer_bytes(config: Config) -> int:
-    """Bound what is kept of one request, for the processor and again for retries."""
-    return config.server.max_request_bytes + BODY_SLACK_BYTES
 
 
 def _method(method: str) -> list[HeaderMatcher]:

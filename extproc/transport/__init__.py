@@ -1,13 +1,19 @@
 """Transports: they carry bytes between Envoy and the services, and know nothing else.
 
 A transport serves three services: ext_proc (`Streams.open().receive`), the access log
-(`Logs.receive`) and grpc.health.v1. `grpcio` is the reference.
+(`Logs.receive`) and grpc.health.v1. `grpcio` is the reference, for TCP and remote processors;
+`lane` is for the Unix socket of a sidecar.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import Protocol
+from collections.abc import Coroutine
+from typing import Any, Final, Protocol
+
+EXT_PROC: Final = "envoy.service.ext_proc.v3.ExternalProcessor"
+ACCESS_LOG: Final = "envoy.service.accesslog.v3.AccessLogService"
+HEALTH: Final = "grpc.health.v1.Health"
+MESSAGE_OVERHEAD_BYTES: Final = 256 * 1024  # headers and framing beside the largest body
 
 
 class Exchange(Protocol):
@@ -16,7 +22,7 @@ class Exchange(Protocol):
     @property
     def ended(self) -> bool: ...
 
-    def receive(self, raw: bytes) -> Awaitable[bytes]: ...
+    def receive(self, raw: bytes) -> Coroutine[Any, Any, bytes]: ...
 
     def close(self) -> None: ...
 

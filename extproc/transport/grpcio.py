@@ -14,13 +14,9 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from extproc.service import ProtocolError
-from extproc.transport import Logs, Streams
+from extproc.transport import ACCESS_LOG, EXT_PROC, MESSAGE_OVERHEAD_BYTES, Logs, Streams
 
 log: Final = logging.getLogger(__name__)
-
-EXT_PROC: Final = "envoy.service.ext_proc.v3.ExternalProcessor"
-ACCESS_LOG: Final = "envoy.service.accesslog.v3.AccessLogService"
-MESSAGE_OVERHEAD_BYTES: Final = 256 * 1024  # headers and framing beside the largest body
 
 
 class GrpcioTransport:

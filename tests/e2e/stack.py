@@ -26,13 +26,18 @@ from extproc.checks import envoy_binary
 
 PATIENCE_S = 30.0
 TAIL_BYTES = 6000
+_given: set[int] = set()
 
 
 def free_port() -> int:
     """Ask the kernel for a port nobody has."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port not in _given:  # because the kernel may offer one again before it is bound
+            _given.add(port)
+            return port
 
 
 def wait_for(what: str, probe: Callable[[], Any], patience_s: float = PATIENCE_S) -> Any:

@@ -1,0 +1,116 @@
+"""How Envoy reaches the processor: its cluster, and what happens while it restarts.
+
+Knows: addresses, pools and reconnecting. Must not know: what is said to the processor.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from envoy_data_plane.envoy.config.cluster.v3 import (
+    CircuitBreakers,
+    CircuitBreakersThresholds,
+    Cluster,
+    ClusterDiscoveryType,
+    ClusterLbPolicy,
+)
+from envoy_data_plane.envoy.config.core.v3 import (
+    Address,
+    BackoffStrategy,
+    Http2ProtocolOptions,
+    KeepaliveSettings,
+    RetryPolicy,
+)
+from envoy_data_plane.envoy.config.endpoint.v3 import (
+    ClusterLoadAssignment,
+    Endpoint,
+    LbEndpoint,
+    LocalityLbEndpoints,
+)
+from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
+    HttpProtocolOptions,
+    HttpProtocolOptionsExplicitHttpConfig,
+)
+from envoy_data_plane.google.protobuf import Any
+
+from extproc.bundle.limits import buffer_bytes
+from extproc.bundle.messages import seconds
+from extproc.bundle.places import PROCESSOR, PROCESSOR_SOCKET, is_ip, pipe, tcp
+from extproc.schema import Config
+
+HTTP_OPTIONS: Final = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+PROCESSOR_CONNECT_S: Final = 2.0  # a Unix socket answers at once; another pod soon
+PROCESSOR_CALLS: Final = 100_000  # the processor itself refuses; the default, 1,024, would first
+PROCESSOR_STREAMS: Final = 2_147_483_647  # on one connection: never a second one for load
+PROCESSOR_PING_S: Final = 10.0  # finds a processor that vanished without closing
+RETRY_BASE_S: Final = 0.05
+RETRY_MAX_S: Final = 0.25  # so a new processor is found within this
+REQUEST_RETRIES: Final = 16  # about 2 s: a restart is a slow request, an outage a 503
+LOG_RETRIES: Final = 2400  # about 5 minutes: longer than any restart; costs a connect each
+
+
+def reconnect(times: int) -> RetryPolicy:
+    """Try again where nobody listened, so no message is ever handled twice.
+
+    Envoy keeps the first 4 KB or so of a stream for this: a request's headers, five log entries.
+    """
+    return RetryPolicy(
+        retry_on="connect-failure",
+        num_retries=times,
+        retry_back_off=BackoffStrategy(
+            base_interval=seconds(RETRY_BASE_S), max_interval=seconds(RETRY_MAX_S)
+        ),
+    )
+
+
+def processor_cluster(config: Config) -> Cluster:
+    written = config.server.processor_address
+    kind, address = ClusterDiscoveryType.STATIC, pipe(PROCESSOR_SOCKET)
+    if written is not None:
+        host, _, port = written.rpartition(":")
+        host = host.strip("[]")
+        address = tcp(host, int(port))
+        kind = ClusterDiscoveryType.STATIC if is_ip(host) else ClusterDiscoveryType.STRICT_DNS
+    http2 = Http2ProtocolOptions(
+        max_concurrent_streams=PROCESSOR_STREAMS,
+        connection_keepalive=KeepaliveSettings(
+            interval=seconds(PROCESSOR_PING_S), timeout=seconds(PROCESSOR_PING_S)
+        ),
+    )
+    options = HttpProtocolOptions(
+        explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(http2_protocol_options=http2)
+    )
+    return Cluster(
+        name=PROCESSOR,
+        type=kind,
+        connect_timeout=seconds(PROCESSOR_CONNECT_S),
+        lb_policy=ClusterLbPolicy.LEAST_REQUEST,
+        circuit_breakers=breakers(PROCESSOR_CALLS),
+        # Because a whole request body is one gRPC message.
+        per_connection_buffer_limit_bytes=buffer_bytes(config),
+        load_assignment=endpoint(PROCESSOR, address),
+        typed_extension_protocol_options={HTTP_OPTIONS: Any.pack(options)},
+    )
+
+
+def breakers(most: int) -> CircuitBreakers:
+    """Allow so many of everything."""
+    return CircuitBreakers(
+        thresholds=[
+            CircuitBreakersThresholds(
+                max_connections=most, max_pending_requests=most, max_requests=most, max_retries=most
+            )
+        ]
+    )
+
+
+def endpoint(name: str, address: Address) -> ClusterLoadAssignment:
+    """Return one address as all there is of a cluster."""
+    return ClusterLoadAssignment(cluster_name=name, endpoints=[hosts(address)])
+
+
+def hosts(address: Address, priority: int = 0) -> LocalityLbEndpoints:
+    """Return one address at a priority; the next is used where no host of this one is left."""
+    return LocalityLbEndpoints(
+        priority=priority, lb_endpoints=[LbEndpoint(endpoint=Endpoint(address=address))]
+    )
