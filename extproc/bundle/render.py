@@ -65,7 +65,9 @@ def render_single(config: Config, base: Path = Path()) -> str:
 def write(config: Config, directory: Path) -> None:
     """Write the bundle; a running Envoy takes up each file whole, or not at all."""
     files = render(config, base=Path.cwd())
-    (directory / SECRETS).mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if any(name.startswith(SECRETS) for name in files):
+        (directory / SECRETS).mkdir(mode=0o700, exist_ok=True)
     for name, text in files.items():
         _replace(directory / name, text, SECRET_MODE if name.startswith(SECRETS) else FILE_MODE)
     for stale in {*directory.glob(f"{SECRETS}/*.yaml"), directory / TLS_FILE}:

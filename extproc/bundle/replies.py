@@ -7,6 +7,7 @@ Envoy gives (response code details), so theirs match none and leave as they came
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -31,87 +32,92 @@ from extproc.domain import Dialect
 from extproc.errors import KINDS, anthropic_body, openai_body
 
 RETRY_AFTER_S: Final = 1  # a restart of the processor or a full pool is over in about that
-_D: Final = "response.code_details"
+_DETAILS: Final = "response.code_details"
 _ANTHROPIC: Final = "/v1/messages"
 
 
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A CEL expression over Envoy's reason, and the row of the error table it stands for."""
+
+    when: str
+    code: str
+    message: str
+    again: bool = False  # worth trying again at once
+    keeps_status: bool = False  # because Envoy's status says more than the table's
+
+
 def _starts(*prefixes: str) -> str:
-    return " || ".join(f'{_D}.startsWith("{prefix}")' for prefix in prefixes)
+    return " || ".join(f'{_DETAILS}.startsWith("{prefix}")' for prefix in prefixes)
 
 
 # `llm_edge` is what the processor calls its answers, `direct_response` the route table's.
-_ENVOYS: Final = f'{_D} != "" && !({_starts("llm_edge", "direct_response")})'
+_ENVOYS: Final = f'{_DETAILS} != "" && !({_starts("llm_edge", "direct_response")})'
+_OVERFLOW: Final = (
+    f'{_starts("upstream_reset_before_response_started")} && {_DETAILS}.contains("overflow")'
+)
 
-
-# (expression, code, message, whether to try again): the first that matches speaks. The last two
-# leave Envoy's status, which says more than the table's.
-RULES: Final = (
-    (
+RULES: Final = (  # the first that matches speaks
+    Rule(
         _starts("ext_proc"),
         "gateway_unavailable",
         "The gateway cannot decide on this request.",
-        True,
+        again=True,
     ),
-    (
+    Rule(
         _starts("request_payload_too_large"),
         "request_too_large",
         "The request body is too large.",
-        False,
     ),
-    (
+    Rule(
         _starts("request_overall_timeout", "request_header_timeout"),
         "request_timeout",
         "The request did not arrive in time.",
-        False,
     ),
-    (
+    Rule(
         _starts("upstream_response_timeout", "response_timeout", "upstream_max_stream_duration"),
         "upstream_timeout",
         "The provider did not answer in time.",
-        False,
     ),
-    (
+    Rule(
         f"{_starts('no_healthy_upstream', 'cluster_not_found', 'maintenance_mode')}"
-        f' || ({_starts("upstream_reset_before_response_started")} && {_D}.contains("overflow"))',
+        f" || ({_OVERFLOW})",
         "no_healthy_provider",
         "No provider can take this request now.",
-        True,
+        again=True,
     ),
-    (_starts("upstream"), "upstream_error", "The provider failed to answer.", False),
-    (_starts("route_not_found"), "not_found", "There is no such endpoint.", False),
-    # Last, what is left: unreadable, too many or too long headers (431), HTTP/1.0 (426), upgrades.
-    (
+    # After the two above, which begin alike: what is left is a provider that broke off.
+    Rule(_starts("upstream"), "upstream_error", "The provider failed to answer."),
+    Rule(_starts("route_not_found"), "not_found", "There is no such endpoint."),
+    # Unreadable requests, too many or too long headers (431), HTTP/1.0 (426), upgrades (403).
+    Rule(
         f"response.code >= 400 && response.code < 500 && {_ENVOYS}",
         "invalid_request_error",
         "This is not a request the gateway can read.",
-        False,
+        keeps_status=True,
     ),
-    (
+    Rule(
         f"response.code >= 500 && {_ENVOYS}",
         "gateway_unavailable",
         "The gateway cannot take this request now.",
-        True,
+        again=True,
+        keeps_status=True,
     ),
 )
 
 
 def local_replies() -> LocalReplyConfig:
     """Build the table: each rule once for callers of the Anthropic API, once for the others."""
-    mappers = []
-    for expression, code, message, again in RULES:
-        mappers.append(_mapper(expression, code, message, again, "anthropic"))
-        mappers.append(_mapper(expression, code, message, again, "openai"))
-    return LocalReplyConfig(mappers=mappers)
+    dialects: tuple[Dialect, ...] = ("anthropic", "openai")
+    return LocalReplyConfig(mappers=[_mapper(rule, one) for rule in RULES for one in dialects])
 
 
-def _mapper(
-    expression: str, code: str, message: str, again: bool, dialect: Dialect
-) -> ResponseMapper:
+def _mapper(rule: Rule, dialect: Dialect) -> ResponseMapper:
     return ResponseMapper(
-        filter=_when(expression, dialect),
-        status_code=None if "response.code " in expression else KINDS[code].status,
-        headers_to_add=[header("retry-after", str(RETRY_AFTER_S))] if again else [],
-        body_format_override=_body(code, message, dialect),
+        filter=_when(rule.when, dialect),
+        status_code=None if rule.keeps_status else KINDS[rule.code].status,
+        headers_to_add=[header("retry-after", str(RETRY_AFTER_S))] if rule.again else [],
+        body_format_override=_body(rule.code, rule.message, dialect),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -84,6 +85,16 @@ class Connection:
         self._consumed = 0
         self._control = 0
         self._refusing = False
+        self._readers: dict[int, Callable[[int, int, bytes], None]] = {
+            DATA: self._data,
+            HEADERS: self._headers,
+            CONTINUATION: self._continuation,
+            WINDOW: self._window,
+            RST_STREAM: self._reset,
+            SETTINGS: self._settings,
+            PING: self._ping,
+            PUSH: self._push,
+        }
         self._out: list[bytes] = [
             frame(SETTINGS, 0, 0, struct.pack(">HLHL", 0x3, MAX_STREAMS, 0x4, STREAM_WINDOW)),
             frame(WINDOW, 0, 0, struct.pack(">L", MAX_WINDOW - 65535)),
@@ -189,31 +200,31 @@ class Connection:
     def _frame(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if self._block is not None and kind != CONTINUATION:
             raise ConnectionFault(PROTOCOL_ERROR, "a header block was interrupted")
-        if kind == DATA:
-            self._data(flags, stream, payload)
-        elif kind == HEADERS:
-            self._headers(flags, stream, payload)
-        elif kind == CONTINUATION:
-            self._continuation(flags, stream, payload)
-        elif kind == WINDOW:
-            self._window(stream, payload)
-        elif kind == RST_STREAM:
-            if len(payload) != 4 or stream == 0 or stream > self._last:  # noqa: PLR2004
-                raise ConnectionFault(PROTOCOL_ERROR, "bad RST_STREAM")
-            if self._streams.pop(stream, None) is not None:
-                self._handler.reset(stream)
-        elif kind == SETTINGS:
-            self._settings(flags, stream, payload)
-        elif kind == PING:
-            if len(payload) != 8 or stream:  # noqa: PLR2004
-                raise ConnectionFault(FRAME_SIZE_ERROR, "bad PING")
-            if not flags & ACK:
-                self._count_control()
-                self._out.append(frame(PING, ACK, 0, payload))
-        elif kind == PUSH:
-            raise ConnectionFault(PROTOCOL_ERROR, "a client cannot push")
-        else:  # PRIORITY, GOAWAY and kinds nobody has defined
+        read = self._readers.get(kind)
+        if read is None:  # PRIORITY, GOAWAY and kinds nobody has defined
             self._count_control()
+        else:
+            read(flags, stream, payload)
+
+    def _push(self, _flags: int, _stream: int, _payload: bytes) -> None:
+        raise ConnectionFault(PROTOCOL_ERROR, "a client cannot push")
+
+    def _reset(self, _flags: int, stream: int, payload: bytes) -> None:
+        if len(payload) != 4 or self._idle(stream):  # noqa: PLR2004
+            raise ConnectionFault(PROTOCOL_ERROR, "bad RST_STREAM")
+        if self._streams.pop(stream, None) is not None:
+            self._handler.reset(stream)
+
+    def _ping(self, flags: int, stream: int, payload: bytes) -> None:
+        if len(payload) != 8 or stream:  # noqa: PLR2004
+            raise ConnectionFault(FRAME_SIZE_ERROR, "bad PING")
+        if not flags & ACK:
+            self._count_control()
+            self._out.append(frame(PING, ACK, 0, payload))
+
+    def _idle(self, stream: int) -> bool:
+        """Say whether the peer never opened it; one that crossed our GOAWAY is not idle."""
+        return stream == 0 or (stream > self._last and not self._refusing)
 
     def _count_control(self) -> None:
         self._control += 1
@@ -221,7 +232,7 @@ class Connection:
             raise ConnectionFault(ENHANCE_YOUR_CALM, "too many control frames")
 
     def _data(self, flags: int, stream: int, payload: bytes) -> None:
-        if stream == 0 or stream > self._last:
+        if self._idle(stream):
             raise ConnectionFault(PROTOCOL_ERROR, "DATA on an idle stream")
         size = len(payload)
         self._consumed += size
@@ -311,7 +322,7 @@ class Connection:
             self._known.clear()
         return headers
 
-    def _window(self, stream: int, payload: bytes) -> None:
+    def _window(self, _flags: int, stream: int, payload: bytes) -> None:
         if len(payload) != 4:  # noqa: PLR2004
             raise ConnectionFault(FRAME_SIZE_ERROR, "bad WINDOW_UPDATE")
         more = int.from_bytes(payload, "big") & MAX_WINDOW

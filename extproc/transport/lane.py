@@ -8,10 +8,10 @@ Not for networks: no TLS, no TCP. Remote processors use `grpcio`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import struct
 from collections import deque
-from collections.abc import Coroutine, Generator
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -27,6 +27,7 @@ from extproc.transport import (
     Streams,
 )
 from extproc.transport.http2 import Connection, ConnectionFault
+from extproc.transport.step import Rest, begin
 
 log: Final = logging.getLogger(__name__)
 
@@ -78,29 +79,6 @@ class _Call:
         self.waiting: deque[bytes] = deque()
 
 
-class _Rest:
-    """What is left of a coroutine that has been stepped once, as something to await."""
-
-    def __init__(self, coroutine: Coroutine[Any, Any, bytes], first: Any) -> None:
-        self._coroutine = coroutine
-        self._first = first
-
-    def __await__(self) -> Generator[Any, Any, bytes]:
-        pending = self._first
-        while True:
-            try:
-                sent = yield pending
-            except BaseException as error:  # noqa: BLE001 (cancellation belongs to the coroutine)
-                step = self._coroutine.throw
-                argument: Any = error
-            else:
-                step, argument = self._coroutine.send, sent
-            try:
-                pending = step(argument)
-            except StopIteration as done:
-                return bytes(done.value)
-
-
 class _Peer(asyncio.Protocol):
     """One connection from Envoy."""
 
@@ -108,6 +86,7 @@ class _Peer(asyncio.Protocol):
         self._lane = lane
         self._calls: dict[int, _Call] = {}
         self._http = Connection(self)
+        self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -142,11 +121,6 @@ class _Peer(asyncio.Protocol):
         if self._transport is not None:
             self._transport.resume_reading()
 
-    @property
-    def busy(self) -> bool:
-        """Say whether an ext_proc stream is open."""
-        return any(call.exchange is not None for call in self._calls.values())
-
     def refuse_new(self) -> None:
         """Send GOAWAY; open streams go on."""
         self._http.refuse_new()
@@ -171,6 +145,7 @@ class _Peer(asyncio.Protocol):
         service, _, method = headers.get(":path", "")[1:].partition("/")
         if (service, method) == (EXT_PROC, "Process"):
             call.exchange = self._lane.streams.open()
+            self._lane.count_exchange(1)
         elif (service, method) == (ACCESS_LOG, "StreamAccessLogs"):
             call.logs = True
             self._lane.log_streams += 1
@@ -237,23 +212,28 @@ class _Peer(asyncio.Protocol):
                 self._end(stream, call, OK, "")
 
     def _step(self, stream: int, call: _Call, exchange: Exchange, message: bytes) -> None:
-        coroutine = exchange.receive(message)
         try:
-            suspended = coroutine.send(None)
-        except StopIteration as done:
-            self._answer(stream, call, exchange, done.value)
+            reply = begin(exchange.receive(message), self._loop)
         except ProtocolError as error:
             self._end(stream, call, INVALID_ARGUMENT, str(error))
         except Exception:  # a bug in the processor must not take the connection with it
             log.exception("stream failed")
             self._end(stream, call, INTERNAL, "internal")
         else:
-            rest = _Rest(coroutine, suspended)
-            call.task = asyncio.create_task(self._finish_step(stream, call, exchange, rest))
+            if isinstance(reply, Rest):
+                finish = self._finish_step(stream, call, exchange, reply)
+                call.task = self._loop.create_task(finish)
+            else:
+                self._answer(stream, call, exchange, reply)
 
-    async def _finish_step(self, stream: int, call: _Call, exchange: Exchange, rest: _Rest) -> None:
+    async def _finish_step(self, stream: int, call: _Call, exchange: Exchange, rest: Rest) -> None:
+        """Answer the message that suspended and, in this task, those that came meanwhile."""
         try:
-            reply = await rest
+            self._answer(stream, call, exchange, await rest)
+            while call.waiting and stream in self._calls:
+                self._flush()
+                reply = await exchange.receive(call.waiting.popleft())
+                self._answer(stream, call, exchange, reply)
         except ProtocolError as error:
             self._end(stream, call, INVALID_ARGUMENT, str(error))
         except Exception:  # as above
@@ -261,10 +241,7 @@ class _Peer(asyncio.Protocol):
             self._end(stream, call, INTERNAL, "internal")
         else:
             call.task = None
-            self._answer(stream, call, exchange, reply)
-            while call.waiting and call.task is None and stream in self._calls:
-                self._step(stream, call, exchange, call.waiting.popleft())
-            if call.half_closed and call.task is None and stream in self._calls:
+            if call.half_closed and stream in self._calls:
                 self._end(stream, call, OK, "")
         self._flush()
 
@@ -301,6 +278,7 @@ class _Peer(asyncio.Protocol):
         if task is not None and task is not asyncio.current_task():
             task.cancel()
         if call.exchange is not None:
+            self._lane.count_exchange(-1)
             call.exchange.close()
         if call.logs:
             self._lane.log_streams -= 1
@@ -324,12 +302,23 @@ class LaneTransport:
         self.attached = False
         self._path = path
         self._serving = False
+        self._exchanges = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._server: asyncio.Server | None = None
 
     @property
     def detached(self) -> bool:
         """Say whether every access-log stream there was has gone: no entry can come any more."""
         return self.attached and not self.log_streams
+
+    def count_exchange(self, change: int) -> None:
+        """Count the open ext_proc streams."""
+        self._exchanges += change
+        if self._exchanges:
+            self._idle.clear()
+        else:
+            self._idle.set()
 
     def status(self) -> bytes:
         """Return the health answer."""
@@ -357,7 +346,8 @@ class LaneTransport:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + grace_s
         await asyncio.sleep(min(grace_s, 0.2))  # four access-log flushes
-        while any(peer.busy for peer in self.peers) and loop.time() < deadline:
-            await asyncio.sleep(0.02)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                await self._idle.wait()
         for peer in list(self.peers):
             peer.close()

@@ -1,7 +1,7 @@
 """One real Envoy on a rendered bundle, with a scripted processor and scripted providers.
 
-Knows: processes, sockets and raw HTTP/1.1. Must not know: what a test asserts. Everything runs on
-the test's own loop but Envoy.
+Knows: processes and sockets. Must not know: what a test asserts. Everything but Envoy runs on the
+test's own loop.
 """
 
 from __future__ import annotations
@@ -11,221 +11,25 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc
 import httpx
 import yaml
 
 from extproc.bundle.render import write
 from extproc.checks import envoy_binary
 from extproc.config import load
-from extproc.domain import ENDPOINTS
-from extproc.pb import als_pb2, ext_proc_pb2
 from extproc.schema import Config
+
+from .scripted import Processor, Provider
 
 PATIENCE_S = 20.0
 POLL_S = 0.02
 TAIL_BYTES = 8000
-OVERWRITE = 2  # HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 CHAT = "/v1/chat/completions"
-
-
-@dataclass
-class Request:
-    """One request as a provider got it; header names lower-case, the last of a name wins."""
-
-    method: str
-    path: str
-    headers: dict[str, str]
-    body: bytes
-
-
-Answer = Callable[[Request, asyncio.StreamWriter], Awaitable[None]]
-
-
-def http_answer(status: int, body: bytes, **headers: str) -> Answer:
-    """Answer with a whole document."""
-
-    async def answer(_request: Request, writer: asyncio.StreamWriter) -> None:
-        fields = {"content-type": "application/json", "content-length": str(len(body))}
-        fields |= {name.replace("_", "-"): value for name, value in headers.items()}
-        lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-        writer.write(f"HTTP/1.1 {status} X\r\n{lines}\r\n".encode() + body)
-
-    return answer
-
-
-def stream_answer(pieces: Sequence[bytes], *, ends: bool = True, **headers: str) -> Answer:
-    """Answer with an event stream, each piece a write of its own and a chunk of HTTP/1.1."""
-
-    async def answer(_request: Request, writer: asyncio.StreamWriter) -> None:
-        lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
-        head = (
-            "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n"
-        )
-        writer.write(f"{head}{lines}\r\n".encode())
-        for piece in pieces:
-            if piece:
-                writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
-                await writer.drain()
-        if ends:
-            writer.write(b"0\r\n\r\n")
-
-    return answer
-
-
-@dataclass
-class Provider:
-    """A scripted provider: `answer` for every request, everything received in `seen`."""
-
-    port: int = 0
-    seen: list[Request] = field(default_factory=list)
-    answer: Answer = http_answer(200, b"{}")
-    answers: list[Answer] = field(default_factory=list)  # used up first
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one connection until it closes or an answer closes it."""
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            while not writer.is_closing():
-                request = await read_request(reader)
-                self.seen.append(request)
-                answer = self.answers.pop(0) if self.answers else self.answer
-                await answer(request, writer)
-                await writer.drain()
-        writer.close()
-
-
-async def read_request(reader: asyncio.StreamReader) -> Request:
-    """Read one HTTP/1.1 request."""
-    line, headers = _head(await reader.readuntil(b"\r\n\r\n"))
-    method, path, _ = line.split(" ", 2)
-    return Request(method, path, headers, await _body(reader, headers))
-
-
-def _head(raw: bytes) -> tuple[str, dict[str, str]]:
-    line, *fields = raw.decode("latin-1").rstrip("\r\n").split("\r\n")
-    pairs = (one.partition(":") for one in fields)
-    return line, {name.lower(): value.strip() for name, _, value in pairs}
-
-
-async def _body(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> bytes:
-    if headers.get("transfer-encoding") == "chunked":
-        body = b""
-        while size := int(await reader.readline(), 16):
-            body += (await reader.readexactly(size + 2))[:-2]
-        await reader.readline()
-        return body
-    return await reader.readexactly(int(headers.get("content-length", "0")))
-
-
-def plan(*attempts: tuple[str, str], body: bytes = b"", **more: Any) -> dict[str, Any]:
-    """Return the metadata the processor writes for (provider, model) attempts."""
-    span = body.find(b'"' + attempts[0][1].encode() + b'"') if attempts else -1
-    return {
-        "id": "id-1",
-        "models": [model for _, model in attempts],
-        "suffix": "/chat/completions",
-        "endpoint": "chat",
-        "model_start": span,
-        "model_stop": span + len(attempts[0][1]) + 2,
-        "priority_groups": [
-            {"name": f"attempt-{n}", "clusters": [{"cluster_name": name, "weight": 1}]}
-            for n, (name, _) in enumerate(attempts, 1)
-        ],
-        **more,
-    }
-
-
-@dataclass
-class Processor:
-    """The scripted processor. `plans` gives the metadata for a body, `denies` an early answer."""
-
-    plans: Callable[[bytes], dict[str, Any]] = lambda body: plan(("a", "m"), body=body)
-    denies: Callable[[dict[str, str]], Any] = lambda _headers: None
-    timeout_ms: int = 10_000
-    heads: list[dict[str, str]] = field(default_factory=list)
-    bodies: list[int] = field(default_factory=list)
-    entries: list[Any] = field(default_factory=list)
-    server: Any = None
-
-    async def start(self, address: str) -> None:
-        """Serve on a gRPC address."""
-        generic = grpc.method_handlers_generic_handler
-        process = grpc.stream_stream_rpc_method_handler(self._process)
-        entries = grpc.stream_unary_rpc_method_handler(self._entries)
-        self.server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1)])
-        self.server.add_generic_rpc_handlers(
-            (
-                generic("envoy.service.ext_proc.v3.ExternalProcessor", {"Process": process}),
-                generic(
-                    "envoy.service.accesslog.v3.AccessLogService", {"StreamAccessLogs": entries}
-                ),
-            )
-        )
-        self.server.add_insecure_port(address)
-        await self.server.start()
-
-    async def stop(self) -> None:
-        """Vanish."""
-        if self.server is not None:
-            await self.server.stop(0)
-            self.server = None
-
-    async def _process(self, _request: Any, context: Any) -> None:
-        while (raw := await context.read()) is not grpc.aio.EOF:
-            request = ext_proc_pb2.ProcessingRequest.FromString(raw)
-            reply = self._reply(request)
-            await context.write(reply.SerializeToString())
-            if reply.WhichOneof("response") != "request_headers":
-                return
-
-    def _reply(self, request: Any) -> Any:
-        reply = ext_proc_pb2.ProcessingResponse()
-        if request.WhichOneof("request") == "request_headers":
-            pairs = request.request_headers.headers.headers
-            head = {one.key: one.raw_value.decode() for one in pairs}
-            self.heads.append(head)
-            immediate = self.denies(head)
-            if immediate is not None:
-                reply.immediate_response.CopyFrom(immediate)
-            else:
-                reply.request_headers.SetInParent()
-            return reply
-        body = request.request_body.body
-        self.bodies.append(len(body))
-        metadata = self.plans(body)
-        common = reply.request_body.response
-        common.clear_route_cache = True
-        attempts = len(metadata["priority_groups"])
-        _set(common.header_mutation, "x-envoy-max-retries", str(attempts - 1))
-        _set(common.header_mutation, "x-envoy-upstream-rq-timeout-ms", str(self.timeout_ms))
-        reply.dynamic_metadata.update({"llm": metadata})
-        return reply
-
-    async def _entries(self, entries: AsyncIterator[bytes], _context: Any) -> bytes:
-        async for raw in entries:
-            message = als_pb2.StreamAccessLogsMessage.FromString(raw)
-            self.entries.extend(message.http_logs.log_entry)
-        return b""
-
-
-def deny(status: int, body: bytes, details: str = "llm_edge", **headers: str) -> Any:
-    """Return an ImmediateResponse."""
-    immediate = ext_proc_pb2.ImmediateResponse(body=body, details=details)
-    immediate.status.code = status
-    for name, value in headers.items():
-        _set(immediate.headers, name.replace("_", "-"), value)
-    return immediate
-
-
-def _set(mutation: Any, key: str, value: str) -> None:
-    option = mutation.set_headers.add()
-    option.append_action = OVERWRITE
-    option.header.key, option.header.raw_value = key, value.encode()
 
 
 @dataclass
@@ -372,6 +176,3 @@ async def rejected(gateway: Gateway) -> list[str]:
     """Name the discovery services whose files Envoy refused."""
     stats = await gateway.admin("/stats?filter=update_rejected")
     return [line for line in stats.splitlines() if not line.endswith(": 0")]
-
-
-__all__ = ["CHAT", "ENDPOINTS", "Gateway", "Request", "deny", "plan", "running", "until"]

@@ -1,0 +1,156 @@
+"""One call, several providers: what each of them is sent, and what the caller gets."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from .harness import CHAT, Gateway
+from .scripted import Request, http_answer, plan, stream_answer
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+BODY = b'{"messages":[],"model":"one","stream":false}'
+BROKEN = http_answer(503, b'{"error":1}')
+LARGEST = 10 * 1024 * 1024  # the default of server.max_request_bytes
+
+
+async def call(gateway: Gateway, *attempts: tuple[str, str], body: bytes = BODY) -> Any:
+    """Send one call planned so."""
+    gateway.processor.plans = lambda seen: plan(*attempts, body=seen)
+    return await gateway.chat(body)
+
+
+async def test_each_attempt_sees_its_own_model_and_the_right_length(gateway: Gateway) -> None:
+    """Of a, b and c every one gets the original body with its own name spliced in."""
+    gateway.providers["a"].answer = BROKEN
+    gateway.providers["b"].answer = BROKEN
+    answer = await call(gateway, ("a", "one"), ("b", "a-longer-name"), ("c", 'q"\\é'))
+    assert answer.status_code == 200
+    seen = {name: gateway.providers[name].seen[0] for name in "abc"}
+    assert seen["a"].body == BODY
+    assert seen["b"].body == BODY.replace(b'"one"', b'"a-longer-name"')
+    assert seen["c"].body == BODY.replace(b'"one"', '"q\\u0022\\u005cé"'.encode())
+    for request in seen.values():
+        assert int(request.headers["content-length"]) == len(request.body)
+
+
+async def test_an_attempt_after_a_renamed_one_gets_the_body_as_it_was(gateway: Gateway) -> None:
+    """The announced length of the attempt before does not stay on the headers."""
+    gateway.providers["a"].answer = BROKEN
+    gateway.providers["b"].answer = BROKEN
+    answer = await call(gateway, ("a", "one"), ("b", "longer-name"), ("c", "one"))
+    assert answer.status_code == 200
+    assert gateway.providers["c"].seen[0].body == BODY
+    assert answer.headers["x-llm-model"] == "one"
+
+
+async def test_a_chunked_upload_is_renamed_too(gateway: Gateway) -> None:
+    """A body without an announced length has one once its name is changed."""
+    gateway.providers["a"].answer = BROKEN
+
+    async def pieces() -> Any:
+        yield BODY[:10]
+        yield BODY[10:]
+
+    gateway.processor.plans = lambda seen: plan(("a", "one"), ("b", "two-two"), body=seen)
+    async with gateway.client() as client:
+        answer = await client.post(CHAT, content=pieces())
+    assert answer.status_code == 200
+    assert gateway.providers["b"].seen[0].body == BODY.replace(b'"one"', b'"two-two"')
+
+
+async def test_the_largest_body_is_retried_and_renamed(gateway: Gateway) -> None:
+    """What the processor admits fits every buffer on the way, twice."""
+    gateway.providers["a"].answer = BROKEN
+    body = BODY + b" " * (LARGEST - len(BODY))
+    answer = await call(gateway, ("a", "one"), ("b", "two-two"), body=body)
+    assert answer.status_code == 200
+    assert gateway.processor.bodies == [LARGEST]
+    assert gateway.providers["b"].seen[0].body == body.replace(b'"one"', b'"two-two"')
+
+
+@pytest.mark.parametrize("first", ["dead", "nowhere", "b"], ids=["refused", "unresolved", "closes"])
+async def test_a_provider_that_cannot_be_reached_is_passed_over(
+    gateway: Gateway, first: str
+) -> None:
+    """Connection refused, a name that does not resolve and a break before an answer fail over."""
+
+    async def close(_request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    gateway.providers["b"].answer = close
+    answer = await call(gateway, (first, "one"), ("a", "two"))
+    assert (answer.status_code, answer.headers["x-llm-provider"]) == (200, "a")
+    assert answer.headers["x-llm-attempts"] == "2"
+    assert answer.headers["x-llm-model"] == "two"
+
+
+@pytest.mark.parametrize(("status", "tried"), [(429, 2), (500, 2), (503, 2), (400, 1), (404, 1)])
+async def test_which_answers_are_tried_elsewhere(
+    gateway: Gateway, status: int, tried: int
+) -> None:
+    """Overload and faults are the provider's; anything else would be the same everywhere."""
+    gateway.providers["a"].answer = http_answer(status, b'{"error":"a"}')
+    answer = await call(gateway, ("a", "one"), ("b", "one"))
+    assert answer.headers["x-llm-attempts"] == str(tried)
+    assert answer.status_code == (200 if tried == 2 else status)
+
+
+async def test_the_last_answer_is_the_callers_when_all_fail(gateway: Gateway) -> None:
+    """The last provider's own words pass, with who said them."""
+    gateway.providers["a"].answer = BROKEN
+    gateway.providers["b"].answer = http_answer(429, b'{"error":"b"}', retry_after="7")
+    answer = await call(gateway, ("a", "one"), ("b", "two"))
+    assert (answer.status_code, answer.content) == (429, b'{"error":"b"}')
+    assert (answer.headers["x-llm-provider"], answer.headers["retry-after"]) == ("b", "7")
+
+
+async def test_nothing_is_tried_again_after_the_first_byte(gateway: Gateway) -> None:
+    """A stream that breaks ends broken; it does not begin again elsewhere."""
+
+    async def cut(request: Request, writer: asyncio.StreamWriter) -> None:
+        await stream_answer([b"data: {}\n\n"], ends=False)(request, writer)
+        writer.close()
+
+    gateway.providers["a"].answer = cut
+    gateway.processor.plans = lambda seen: plan(("a", "one"), ("b", "one"), body=seen)
+    raw = await gateway.raw(
+        b"POST %b HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%b"
+        % (CHAT.encode(), len(BODY), BODY)
+    )
+    assert b"data: {}" in raw
+    assert not raw.endswith(b"0\r\n\r\n")
+    assert gateway.providers["b"].seen == []
+
+
+async def test_the_processors_timeout_bounds_all_attempts(gateway: Gateway) -> None:
+    """Two providers that hang share one budget."""
+
+    async def hang(_request: Request, _writer: asyncio.StreamWriter) -> None:
+        await asyncio.Event().wait()
+
+    gateway.providers["a"].answer = hang
+    gateway.processor.timeout_ms = 200
+    answer = await call(gateway, ("a", "one"), ("b", "one"))
+    assert answer.status_code == 504
+    assert answer.json()["error"]["code"] == "upstream_timeout"
+
+
+async def test_a_reply_without_a_plan_goes_nowhere(gateway: Gateway) -> None:
+    """There is no default provider to fall through to."""
+    gateway.processor.plans = lambda _seen: {"priority_groups": []}
+    answer = await gateway.chat(BODY)
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "no_healthy_provider"
+    assert all(provider.seen == [] for provider in gateway.providers.values())
+
+
+async def test_path_and_host_are_the_providers(gateway: Gateway) -> None:
+    """The caller's host and query string stay outside."""
+    async with gateway.client() as client:
+        await client.post(CHAT + "?a=b", content=BODY, headers={"host": "evil.example"})
+    request = gateway.providers["a"].seen[0]
+    assert request.path == "/v1/chat/completions"
+    assert request.headers["host"] == f"127.0.0.1:{gateway.providers['a'].port}"

@@ -1,0 +1,125 @@
+"""The bundle as text: what is in it, what is never in it, and how it reaches the disk."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from extproc.bundle.edge import CALLERS, OWN, all_but
+from extproc.bundle.messages import PriorityGroupClusterSpecifier
+from extproc.bundle.render import render, write
+from extproc.commands.bundle import bundle
+from extproc.config import ConfigError, load
+
+from .harness import configured
+
+COMMITTED = Path(__file__).resolve().parents[2] / "envoy"
+OPENAI = {
+    "dialect": "openai",
+    "endpoint": "https://api.openai.com/v1",
+    "api_key": {"env": "OPENAI_API_KEY"},
+}
+
+
+def test_the_committed_bundle_is_what_the_defaults_render() -> None:
+    """`make bundle` was run after the last change to the generator."""
+    files = {
+        str(path.relative_to(COMMITTED)): path.read_text() for path in COMMITTED.rglob("*.yaml")
+    }
+    assert files == render(load(None, {}))
+
+
+def test_rendering_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    """The same configuration is the same bundle, so a reload of nothing reloads nothing."""
+    config = configured(tmp_path, {"providers": {"openai": OPENAI}})
+    assert render(config) == render(config)
+
+
+def test_no_file_holds_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variables and files are named, never read."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-value")
+    (tmp_path / "key").write_text("sk-file-value")
+    by_file = {**OPENAI, "api_key": {"file": str(tmp_path / "key")}}
+    config = configured(tmp_path, {"providers": {"openai": OPENAI, "other": by_file}})
+    text = "".join(render(config).values())
+    assert "sk-secret-value" not in text
+    assert "sk-file-value" not in text
+    assert "environment_variable: OPENAI_API_KEY" in text
+
+
+def test_relative_paths_of_the_operator_are_made_absolute_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Envoy runs in the bundle's directory, the operator wrote paths from another."""
+    monkeypatch.chdir(tmp_path)
+    provider = {**OPENAI, "api_key": {"file": "keys/openai"}, "ca_file": "ca.pem"}
+    config = configured(tmp_path, {"providers": {"openai": provider}})
+    write(config, tmp_path / "out")
+    assert str(tmp_path / "keys/openai") in (tmp_path / "out/secrets/openai.yaml").read_text()
+    assert str(tmp_path / "ca.pem") in (tmp_path / "out/cds.yaml").read_text()
+
+
+def test_secrets_are_private_and_stale_ones_go(tmp_path: Path) -> None:
+    """A provider taken out of the configuration leaves nothing behind."""
+    both = configured(tmp_path, {"providers": {"openai": OPENAI, "other": OPENAI}})
+    write(both, tmp_path / "out")
+    secrets = tmp_path / "out/secrets"
+    assert {path.name for path in secrets.iterdir()} == {"openai.yaml", "other.yaml"}
+    assert (secrets / "openai.yaml").stat().st_mode & 0o777 == 0o600
+    write(configured(tmp_path, {"providers": {"openai": OPENAI}}), tmp_path / "out")
+    assert {path.name for path in secrets.iterdir()} == {"openai.yaml"}
+
+
+def test_a_provider_cannot_take_the_processors_name(tmp_path: Path) -> None:
+    """Clusters are named as providers, and one name is taken."""
+    config = configured(tmp_path, {"providers": {"llm-edge-processor": OPENAI}})
+    with pytest.raises(ConfigError, match=r"providers\.llm-edge-processor"):
+        render(config)
+
+
+@given(st.text(alphabet="-acdegimoprstuvy_", max_size=16))
+@example("")
+@example("provider")
+@example("providers")
+@example("provide")
+@example("strategy")
+@example("timeout-ms")
+@example("timeout")
+@example("tier")
+def test_the_edge_expression_matches_all_but_the_callers_headers(rest: str) -> None:
+    """Of `x-llm-*`, exactly the three a caller may send are left alone."""
+    matched = re.fullmatch(all_but(OWN, CALLERS), OWN + rest) is not None
+    assert matched == (rest not in CALLERS)
+
+
+def test_the_local_message_type_is_written_as_the_wire_has_it() -> None:
+    """envoy-data-plane 2.2 lacks the priority groups, so ours must survive a round trip."""
+    routes = yaml.safe_load(render(load(None, {}))["rds.yaml"])["resources"][0]
+    action = routes["virtual_hosts"][0]["routes"][0]["route"]
+    config = dict(action["inline_cluster_specifier_plugin"]["extension"]["typed_config"])
+    assert config.pop("@type").endswith("priority_group.v3.PriorityGroupClusterSpecifier")
+    parsed = PriorityGroupClusterSpecifier.from_dict(config)
+    again = PriorityGroupClusterSpecifier.parse(bytes(parsed))
+    assert again.priority_groups[0].clusters[0].weight == 1
+    assert again.override_metadata_namespace == "llm"
+
+
+def test_the_command_writes_the_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`llm-edge bundle` exits 0 with a bundle and 2 for a configuration nobody can render."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    good.write_text(yaml.safe_dump({"providers": {"openai": OPENAI}}))
+    bad.write_text(yaml.safe_dump({"providers": {"llm-edge-processor": OPENAI}}))
+    run = CliRunner()
+    done = run.invoke(bundle, ["--config", str(good), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "out/bootstrap.yaml").exists()
+    done = run.invoke(bundle, ["--config", str(bad), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 2
+    assert "providers.llm-edge-processor" in done.output
