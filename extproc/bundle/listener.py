@@ -18,7 +18,6 @@ from envoy_data_plane.envoy.config.core.v3 import (
     TransportSocket,
 )
 from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
-from envoy_data_plane.envoy.config.route.v3 import RouteConfiguration
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
     HttpConnectionManager,
     HttpConnectionManagerInternalAddressConfig,
@@ -65,17 +64,14 @@ MAX_WINDOW_UPDATES: Final = 10
 KEEPALIVE_IDLE_S: Final = 60
 
 
-def listener(config: Config, inline_routes: RouteConfiguration | None = None) -> Listener:
-    """Build the one public listener: HTTP/1.1 and HTTP/2, over TLS where it is configured.
-
-    Its routes are a file of their own, unless they are given to be written into it.
-    """
+def listener(config: Config) -> Listener:
+    """Build the one public listener: HTTP/1.1 and HTTP/2, over TLS where it is configured."""
     server = config.server
     chain = FilterChain(
         filters=[
             Filter(
                 name="envoy.filters.network.http_connection_manager",
-                typed_config=Any.pack(_manager(inline_routes)),
+                typed_config=Any.pack(_manager()),
             )
         ],
         transport_socket=_tls() if server.tls else None,
@@ -89,13 +85,10 @@ def listener(config: Config, inline_routes: RouteConfiguration | None = None) ->
     )
 
 
-def _manager(inline_routes: RouteConfiguration | None) -> HttpConnectionManager:
+def _manager() -> HttpConnectionManager:
     return HttpConnectionManager(
         stat_prefix="gateway",
-        rds=None
-        if inline_routes
-        else Rds(config_source=from_file("rds.yaml"), route_config_name=ROUTES),
-        route_config=inline_routes,
+        rds=Rds(config_source=from_file("rds.yaml"), route_config_name=ROUTES),
         http_filters=http_filters(),
         access_log=[access_log()],
         local_reply_config=local_replies(),

@@ -10,8 +10,6 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from envoy_data_plane.envoy.config.bootstrap.v3 import BootstrapStaticResources
-
 from extproc.bundle.bootstrap import bootstrap
 from extproc.bundle.clusters import clusters
 from extproc.bundle.listener import listener
@@ -47,19 +45,6 @@ def render(config: Config, base: Path = Path()) -> dict[str, str]:
     files["lds.yaml"] = resources([listener(config)])
     files["bootstrap.yaml"] = as_yaml(as_dict(bootstrap(config)))
     return files
-
-
-def render_single(config: Config, base: Path = Path()) -> str:
-    """Return the bundle as one static file, secrets apart.
-
-    For `envoy --mode validate`, which does not read what a bootstrap file points to.
-    """
-    whole = bootstrap(config)
-    whole.dynamic_resources = None
-    whole.static_resources = BootstrapStaticResources(
-        listeners=[listener(config, routes(config))], clusters=clusters(config, base)
-    )
-    return as_yaml(as_dict(whole))
 
 
 def write(config: Config, directory: Path) -> None:

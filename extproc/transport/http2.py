@@ -265,6 +265,8 @@ class Connection:
             self._handler.half_closed(stream)
 
     def _headers(self, flags: int, stream: int, payload: bytes) -> None:
+        if stream == 0:
+            raise ConnectionFault(PROTOCOL_ERROR, "a header block on stream 0")
         if flags & PADDED:
             payload = _unpadded(payload)
         if flags & PRIORITIZED:
@@ -353,6 +355,8 @@ class Connection:
                     raise ConnectionFault(FLOW_CONTROL_ERROR, "window too large")
                 for state in self._streams.values():
                     state.send_window += value - self._initial_window
+                    if state.send_window > MAX_WINDOW:
+                        raise ConnectionFault(FLOW_CONTROL_ERROR, "window overflow")
                 self._initial_window = value
             elif identifier == 0x5:  # noqa: PLR2004 (MAX_FRAME_SIZE)
                 if not MAX_FRAME_BYTES <= value < 2**24:

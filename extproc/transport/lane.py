@@ -13,7 +13,7 @@ import logging
 import struct
 from collections import deque
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote
 
 from extproc.service import ProtocolError

@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx
 import yaml
+from google.protobuf.json_format import MessageToDict
 
 from extproc.bundle.render import write
 from extproc.checks import envoy_binary
@@ -69,11 +70,22 @@ class Gateway:
                 return await reader.read()
         finally:
             writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
 
-    async def entry(self, count: int = 1) -> Any:
-        """Return the access-log entry number `count`."""
-        await until("an access-log entry", lambda: len(self.processor.entries) >= count)
-        return self.processor.entries[count - 1]
+    async def entry(self, request_id: str) -> Any:
+        """Return the access-log entry of a request."""
+
+        def found() -> list[Any]:
+            return [one for one in self.processor.entries if one.request.request_id == request_id]
+
+        return (await until("an access-log entry", found))[0]
+
+    async def metadata(self, request_id: str, namespace: str) -> dict[str, Any]:
+        """Return one namespace of the dynamic metadata that a request was logged with."""
+        entry = await self.entry(request_id)
+        fields = entry.common_properties.metadata.filter_metadata
+        return MessageToDict(fields[namespace]) if namespace in fields else {}
 
     def log(self) -> str:
         """Return the end of Envoy's log."""
@@ -112,11 +124,8 @@ async def running(
 ) -> AsyncIterator[Gateway]:
     """Start scripted providers, the scripted processor and Envoy; stop them all at the end."""
     scripted = {name: Provider() for name in names}
-    servers = []
     for provider in scripted.values():
-        serving = await asyncio.start_server(provider.serve, "127.0.0.1", 0, limit=2**26)
-        provider.port = serving.sockets[0].getsockname()[1]
-        servers.append(serving)
+        await provider.start()
     written = {
         name: {"dialect": "openai", "endpoint": f"http://127.0.0.1:{one.port}/v1"}
         for name, one in scripted.items()
@@ -156,8 +165,8 @@ async def running(
             process.kill()
             await process.wait()
         await processor.stop()
-        for serving in servers:
-            serving.close()
+        for provider in scripted.values():
+            await provider.stop()
 
 
 async def _listening(gateway: Gateway) -> bool:

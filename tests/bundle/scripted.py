@@ -70,9 +70,36 @@ class Provider:
     seen: list[Request] = field(default_factory=list)
     answer: Answer = field(default_factory=lambda: http_answer(200, b"{}"))
     answers: list[Answer] = field(default_factory=list)  # used up first
+    serving: set[asyncio.Task[None]] = field(default_factory=set)
+    server: asyncio.Server | None = None
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one connection until it closes or an answer closes it."""
+    async def start(self) -> None:
+        """Listen on a port of the kernel's choice."""
+        self.server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=2**26)
+        self.port = self.server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        """Close every connection, answered or not."""
+        assert self.server is not None
+        self.server.close()
+        for task in self.serving:
+            task.cancel()
+        await asyncio.gather(*self.serving, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._serve(reader, writer))
+        self.serving.add(task)
+        task.add_done_callback(self.serving.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await self._answer_all(reader, writer)
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+    async def _answer_all(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while not writer.is_closing():
                 request = await read_request(reader)
@@ -80,7 +107,6 @@ class Provider:
                 answer = self.answers.pop(0) if self.answers else self.answer
                 await answer(request, writer)
                 await writer.drain()
-        writer.close()
 
 
 async def read_request(reader: asyncio.StreamReader) -> Request:

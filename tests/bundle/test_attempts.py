@@ -88,9 +88,7 @@ async def test_a_provider_that_cannot_be_reached_is_passed_over(
 
 
 @pytest.mark.parametrize(("status", "tried"), [(429, 2), (500, 2), (503, 2), (400, 1), (404, 1)])
-async def test_which_answers_are_tried_elsewhere(
-    gateway: Gateway, status: int, tried: int
-) -> None:
+async def test_which_answers_are_tried_elsewhere(gateway: Gateway, status: int, tried: int) -> None:
     """Overload and faults are the provider's; anything else would be the same everywhere."""
     gateway.providers["a"].answer = http_answer(status, b'{"error":"a"}')
     answer = await call(gateway, ("a", "one"), ("b", "one"))

@@ -30,7 +30,7 @@ OWN = ("x-llm-tier", "x-llm-tenant", "x-llm-", "x-llm-providers", "x-llm-timeout
 async def test_control_headers_of_a_client_never_reach_the_processor(gateway: Gateway) -> None:
     """From 127.0.0.1, which Envoy would call internal, none is believed."""
     async with gateway.client() as client:
-        sent = {name: "1" for name in (*ENVOYS, *OWN)} | {f"x-llm-{n}": n for n in CALLERS}
+        sent = dict.fromkeys((*ENVOYS, *OWN), "1") | {f"x-llm-{n}": n for n in CALLERS}
         await client.post("/v1/chat/completions", content=b'{"model":"m"}', headers=sent)
     head = gateway.processor.heads[0]
     assert {n: v for n, v in head.items() if n.startswith("x-llm-")} == {
@@ -55,7 +55,7 @@ async def test_control_headers_in_capitals_and_twice_are_dropped_too(gateway: Ga
 
 async def test_a_provider_gets_nothing_of_or_about_the_caller(gateway: Gateway) -> None:
     """Credentials, addresses, cookies and control headers stay; simulation headers pass."""
-    sent = {name: "private" for name in NOT_SENT} | {
+    sent = dict.fromkeys(NOT_SENT, "private") | {
         "x-llm-provider": "a",
         "x-forwarded-for": "10.1.2.3",
         "x-forwarded-host": "evil",

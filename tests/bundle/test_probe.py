@@ -1,0 +1,303 @@
+"""The response probe in a real Envoy: bytes on one side, metadata in the log on the other."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from .harness import CHAT, Gateway, until
+from .scripted import Request, http_answer, plan, stream_answer
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+DONE = b"data: [DONE]"
+TRAPS = (
+    "plain",
+    "漢字 😀 é",
+    'data: [DONE]\n\ndata: {"usage":{"prompt_tokens":1}}\n\n',
+    '{"choices":[],"usage":{"prompt_tokens":1}}',
+    "x" * 5_000,
+)
+
+
+def event(value: Any, separators: tuple[str, str] = (",", ":"), ascii_only: bool = True) -> bytes:
+    """Return one event without its blank line."""
+    text = json.dumps(value, separators=separators, ensure_ascii=ascii_only)
+    return b"data: " + text.encode()
+
+
+def content(text: str, **more: Any) -> dict[str, Any]:
+    """Return one content chunk of a chat completion."""
+    return {"id": "c", "choices": [{"index": 0, "delta": {"content": text}}], **more}
+
+
+def stream(events: Sequence[bytes], newline: bytes = b"\n", last: bytes | None = None) -> bytes:
+    """Join events with blank lines; `last` replaces what follows the last one."""
+    text = b"".join(one + newline * 2 for one in events)
+    return text if last is None else text.removesuffix(newline * 2) + last
+
+
+def cut(data: bytes, how: str, seed: int = 0) -> list[bytes]:
+    """Cut a stream into chunks."""
+    if how == "whole":
+        return [data]
+    if how == "bytes":
+        return [data[at : at + 1] for at in range(len(data))]
+    places = random.Random(seed)
+    cuts = sorted(places.sample(range(1, len(data)), min(20, len(data) - 1)))
+    return [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
+
+
+async def pass_through(
+    gateway: Gateway, pieces: Sequence[bytes], *, strip: bool, **more: Any
+) -> tuple[bytes, dict[str, Any]]:
+    """Stream the pieces to a client and return what it got and what the probe wrote."""
+    gateway.providers["a"].answer = stream_answer(pieces)
+    gateway.processor.plans = lambda body: plan(
+        ("a", "m"), body=body, stream=True, strip_usage=strip, **more
+    )
+    answer = await gateway.chat()
+    assert answer.status_code == 200
+    return answer.content, await gateway.metadata(answer.headers["x-request-id"], "llm.stream")
+
+
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n"], ids=["LF", "CRLF"])
+@pytest.mark.parametrize("how", ["whole", "bytes", "random"])
+@pytest.mark.parametrize("strip", [False, True], ids=["usage kept", "usage dropped"])
+async def test_a_stream_is_the_same_but_for_the_usage_event(
+    gateway: Gateway, newline: bytes, how: str, strip: bool
+) -> None:
+    """Whatever the cuts and line ends, and whatever the content says."""
+    before = [event(content(text, usage=None), ascii_only=False) for text in TRAPS]
+    usage = event({"id": "c", "choices": [], "usage": USAGE}, (", ", ": "))
+    sent = stream([*before, b": ping", usage, DONE], newline)
+    kept = stream([*before, b": ping", DONE], newline) if strip else sent
+    got, probe = await pass_through(gateway, cut(sent, how), strip=strip)
+    assert got == kept
+    assert probe["done"] is True
+    assert probe["events"] == len(before) + 1
+    assert json.loads("{" + probe["usage"] + "}")["usage"] == USAGE
+    assert probe["ttfc_ms"] >= 0
+
+
+@pytest.mark.parametrize("seed", range(25))
+async def test_cuts_change_nothing(gateway: Gateway, seed: int) -> None:
+    """Randomly made streams, randomly cut, are what they are when they come whole."""
+    draw = random.Random(seed)
+    newline = draw.choice([b"\n", b"\r\n"])
+    sent, kept = b"", b""
+    for _ in range(draw.randrange(1, 9)):
+        separators = draw.choice([(",", ":"), (", ", ": "), (" , ", " : ")])
+        usage = draw.choice([None, USAGE])
+        made = draw.choice(
+            [content(draw.choice(TRAPS), usage=usage), {"choices": [], "usage": usage}]
+        )
+        one = event(made, separators, draw.random() < 0.5) + newline * 2
+        sent += one
+        kept += b"" if made["choices"] == [] and usage else one
+    sent, kept = sent + DONE + newline * 2, kept + DONE + newline * 2
+    pieces = cut(sent, draw.choice(["random", "bytes"]), seed)
+    assert (await pass_through(gateway, pieces, strip=True))[0] == kept
+    assert (await pass_through(gateway, pieces, strip=False))[0] == sent
+
+
+@pytest.mark.parametrize("how", ["whole", "bytes"])
+@pytest.mark.parametrize("last", [b"", b"\n"], ids=["no line end", "one line end"])
+async def test_the_end_needs_no_blank_line(gateway: Gateway, how: str, last: bytes) -> None:
+    """What is held when the answer ends is sent, or dropped when it is the usage event."""
+    body = [event(content("a")), event(content("b"))]
+    sent = stream(body, last=last)
+    assert (await pass_through(gateway, cut(sent, how), strip=True))[0] == sent
+    sent = stream([*body, event({"choices": [], "usage": USAGE})], last=last)
+    got, probe = await pass_through(gateway, cut(sent, how), strip=True)
+    assert got == stream(body)
+    assert "prompt_tokens" in probe["usage"]
+    got, probe = await pass_through(gateway, cut(stream([*body, DONE], last=last), how), strip=True)
+    assert got == stream([*body, DONE], last=last)
+    assert probe["done"] is True
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        event({"choices": [], "usage": None}),
+        event({"choices": [], "prompt_filter_results": [{"usage": {}}]}),
+        event(content("x", usage=USAGE)),
+        event({"x": {"choices": [], "usage": USAGE}}),
+        b": choices [] usage {}",
+    ],
+    ids=["null usage", "usage deeper", "choices too", "both deeper", "comment"],
+)
+async def test_only_the_usage_event_is_dropped(gateway: Gateway, kept: bytes) -> None:
+    """An empty `choices` and an object `usage`, both at the top level, or nothing."""
+    sent = stream([event(content("a")), kept, DONE])
+    for how in ("whole", "bytes"):
+        assert (await pass_through(gateway, cut(sent, how), strip=True))[0] == sent
+
+
+async def test_an_event_of_many_megabytes_passes(gateway: Gateway) -> None:
+    """It is neither held without bound nor changed."""
+    sent = stream([event({"long": "y" * 3_000_000, "choices": []}), DONE])
+    got, probe = await pass_through(gateway, cut(sent, "random"), strip=True)
+    assert got == sent
+    assert probe["done"] is True
+
+
+async def test_bytes_are_not_held_longer_than_they_may_be_usage(gateway: Gateway) -> None:
+    """Half an event goes on as soon as its choices are seen not to be empty."""
+    half, gate = b'data: {"id":"c","choices":[{"delta":{"content":"half', asyncio.Event()
+
+    async def answer(request: Request, writer: asyncio.StreamWriter) -> None:
+        await stream_answer([half], ends=False)(request, writer)
+        await gate.wait()
+        writer.write(b"0\r\n\r\n")
+
+    gateway.providers["a"].answer = answer
+    gateway.processor.plans = lambda body: plan(("a", "m"), body=body, strip_usage=True)
+    async with (
+        gateway.client() as client,
+        client.stream("POST", CHAT, content=b'{"model":"m"}') as got,
+    ):
+        pieces = got.aiter_raw()
+        assert await anext(pieces) == half
+        gate.set()
+        assert [piece async for piece in pieces] == []
+
+
+async def test_the_log_is_right_when_the_client_leaves(gateway: Gateway) -> None:
+    """After two events and their usage so far, and without an end."""
+    gate = asyncio.Event()
+    two = stream([event(content(text, usage=USAGE)) for text in "ab"])
+
+    async def answer(request: Request, writer: asyncio.StreamWriter) -> None:
+        await stream_answer([two], ends=False)(request, writer)
+        await gate.wait()
+
+    gateway.providers["a"].answer = answer
+    async with gateway.client() as client:
+        async with client.stream(
+            "POST", CHAT, content=b'{"model":"m"}', headers={"x-request-id": "left"}
+        ) as got:
+            assert await anext(got.aiter_raw()) == two
+    probe = await gateway.metadata("left", "llm.stream")
+    gate.set()
+    assert probe["events"] == 2
+    assert "done" not in probe
+    assert json.loads("{" + probe["usage"] + "}")["usage"] == USAGE
+    entry = await gateway.entry("left")
+    assert entry.common_properties.response_flags.downstream_connection_termination
+
+
+async def test_done_is_known_before_the_blank_line(gateway: Gateway) -> None:
+    """A client that leaves at the word [DONE] has had the whole answer."""
+    gate = asyncio.Event()
+
+    async def answer(request: Request, writer: asyncio.StreamWriter) -> None:
+        await stream_answer([event(content("a")) + b"\n\n" + DONE + b"\n"], ends=False)(
+            request, writer
+        )
+        await gate.wait()
+
+    gateway.providers["a"].answer = answer
+    async with gateway.client() as client:
+        async with client.stream(
+            "POST", CHAT, content=b'{"model":"m"}', headers={"x-request-id": "early"}
+        ) as got:
+            await anext(got.aiter_raw())
+    assert (await gateway.metadata("early", "llm.stream"))["done"] is True
+    gate.set()
+
+
+@pytest.mark.parametrize("kind", ["response.completed", "response.incomplete", "response.failed"])
+@pytest.mark.parametrize("named", [True, False], ids=["named", "by type alone"])
+async def test_the_responses_api_ends_with_its_own_event(
+    gateway: Gateway, kind: str, named: bool
+) -> None:
+    """Its usage stands in the last event, after an output of any size."""
+    result = {"output": [{"text": "z" * 10_000}], "usage": {"input_tokens": 5}, "metadata": {}}
+    events = [event({"type": "response.output_text.delta", "delta": "response.completed"})]
+    name = f"event: {kind}\n".encode() if named else b""
+    end = name + event({"type": kind, "response": result})
+    _, probe = await pass_through(gateway, cut(stream(events), "random"), strip=False)
+    assert "done" not in probe
+    got, probe = await pass_through(gateway, cut(stream([*events, end]), "random"), strip=False)
+    assert got == stream([*events, end])
+    assert probe["done"] is True
+    assert probe["usage"] == '"usage":{"input_tokens":5}'
+
+
+@pytest.mark.parametrize("chunked", [True, False], ids=["chunked", "with a length"])
+async def test_usage_of_a_document_is_found_wherever_it_is_cut(
+    gateway: Gateway, chunked: bool
+) -> None:
+    """The last object named usage, not the caller's words about one."""
+    document = {
+        "a": {"usage": {"prompt_tokens": 1}},
+        "t": '"usage":{"x":1}',
+        "usage": USAGE,
+        "z": 1,
+    }
+    body = json.dumps(document).encode()
+
+    async def answer(_request: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json; charset=utf-8\r\n")
+        if not chunked:
+            writer.write(b"content-length: %d\r\n\r\n" % len(body))
+        else:
+            writer.write(b"transfer-encoding: chunked\r\n\r\n")
+        for piece in cut(body, "bytes"):
+            writer.write(b"1\r\n%b\r\n" % piece if chunked else piece)
+            await writer.drain()
+        writer.write(b"0\r\n\r\n" if chunked else b"")
+
+    gateway.providers["a"].answer = answer
+    reply = await gateway.chat()
+    assert reply.content == body
+    probe = await gateway.metadata(reply.headers["x-request-id"], "llm.stream")
+    assert probe["done"] is True
+    assert json.loads("{" + probe["usage"] + "}")["usage"] == USAGE
+
+
+async def test_a_document_cut_short_is_not_done(gateway: Gateway) -> None:
+    """The provider announced more than it sent."""
+
+    async def answer(_request: Request, writer: asyncio.StreamWriter) -> None:
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n"
+        writer.write(head + b'{"usage":{"prompt_tokens":4')
+        await writer.drain()
+        writer.close()
+
+    gateway.providers["a"].answer = answer
+    head = b"x-request-id: short\r\ncontent-length: 13\r\nconnection: close\r\n\r\n"
+    await gateway.raw(
+        b"POST %b HTTP/1.1\r\nhost: x\r\n%b" % (CHAT.encode(), head) + b'{"model":"m"}'
+    )
+    probe = await gateway.metadata("short", "llm.stream")
+    assert "done" not in probe
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(400, "application/json"), (200, "text/plain"), (200, "application/jsonl")],
+)
+async def test_other_answers_are_not_looked_at(gateway: Gateway, status: int, kind: str) -> None:
+    """Errors have no usage, and other types are not read."""
+    gateway.providers["a"].answer = http_answer(
+        status, b'{"usage":{"prompt_tokens":1}}', content_type=kind
+    )
+    answer = await gateway.chat()
+    assert await gateway.metadata(answer.headers["x-request-id"], "llm.stream") == {}
+
+
+async def test_the_script_never_failed(gateway: Gateway) -> None:
+    """Envoy counts and logs errors of Lua; there were none in this module's gateway."""
+    await pass_through(gateway, [stream([event(content("a")), DONE])], strip=True)
+    await until("Envoy's statistics", lambda: gateway.admin("/stats?filter=lua"))
+    stats = await gateway.admin("/stats?filter=lua.*errors")
+    assert all(line.endswith(": 0") for line in stats.splitlines())
+    assert "script log" not in gateway.log()
