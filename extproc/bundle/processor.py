@@ -64,6 +64,7 @@ def reconnect(times: int) -> RetryPolicy:
 
 
 def processor_cluster(config: Config) -> Cluster:
+    """Build the cluster of ext_proc and the access log: the socket beside Envoy, or an address."""
     written = config.server.processor_address
     kind, address = ClusterDiscoveryType.STATIC, pipe(PROCESSOR_SOCKET)
     if written is not None:

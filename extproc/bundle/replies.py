@@ -80,8 +80,9 @@ RULES: Final = (  # the first that matches speaks
         "The provider did not answer in time.",
     ),
     Rule(
+        # The credential is the operator's: Envoy's 401 would tell callers theirs was bad.
         f"{_starts('no_healthy_upstream', 'cluster_not_found', 'maintenance_mode')}"
-        f" || ({_OVERFLOW})",
+        f" || {_starts('failed_to_inject_credential')} || ({_OVERFLOW})",
         "no_healthy_provider",
         "No provider can take this request now.",
         again=True,

@@ -120,14 +120,23 @@ async def running(
     server: Mapping[str, Any] | None = None,
     providers: Mapping[str, Mapping[str, Any]] | None = None,
     env: Mapping[str, str] | None = None,
-    processor_address: str | None = None,
+    extra: Mapping[str, Mapping[str, Any]] | None = None,
+    processor: Processor | None = None,
 ) -> AsyncIterator[Gateway]:
-    """Start scripted providers, the scripted processor and Envoy; stop them all at the end."""
+    """Start scripted providers, the scripted processor and Envoy; stop them all at the end.
+
+    `providers` are others than the scripted ones, `extra` is more about those. A `processor` that
+    is given is running already.
+    """
     scripted = {name: Provider() for name in names}
     for provider in scripted.values():
         await provider.start()
     written = {
-        name: {"dialect": "openai", "endpoint": f"http://127.0.0.1:{one.port}/v1"}
+        name: {
+            "dialect": "openai",
+            "endpoint": f"http://127.0.0.1:{one.port}/v1",
+            **(extra or {}).get(name, {}),
+        }
         for name, one in scripted.items()
     }
     config = configured(
@@ -138,8 +147,9 @@ async def running(
         },
     )
     write(config, directory)
-    processor = Processor()
-    await processor.start(processor_address or f"unix:{directory / 'extproc.sock'}")
+    if processor is None:
+        processor = Processor()
+        await processor.start(f"unix:{directory / 'extproc.sock'}")
     with (directory / "envoy.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             *(str(envoy_binary()), "-c", "bootstrap.yaml", "--concurrency", "1"),
@@ -172,6 +182,8 @@ async def running(
 async def _listening(gateway: Gateway) -> bool:
     assert gateway.process.returncode is None, f"Envoy ended\n{gateway.log()}"
     try:
+        if (await gateway.admin("/ready")).strip() != "LIVE":
+            return False
         statuses = json.loads(await gateway.admin("/listeners?format=json"))
     except (httpx.TransportError, json.JSONDecodeError):
         return False

@@ -162,8 +162,8 @@ class Processor:
     entries: list[Any] = field(default_factory=list)
     server: Any = None
 
-    async def start(self, address: str) -> None:
-        """Serve on a gRPC address."""
+    async def start(self, address: str) -> int:
+        """Serve on a gRPC address; returns the port of a TCP one."""
         generic = grpc.method_handlers_generic_handler
         process = grpc.stream_stream_rpc_method_handler(self._process)
         entries = grpc.stream_unary_rpc_method_handler(self._entries)
@@ -176,8 +176,9 @@ class Processor:
                 ),
             )
         )
-        self.server.add_insecure_port(address)
+        port: int = self.server.add_insecure_port(address)
         await self.server.start()
+        return port
 
     async def stop(self) -> None:
         """Vanish."""

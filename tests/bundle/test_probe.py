@@ -11,46 +11,10 @@ from typing import Any
 import pytest
 
 from .harness import CHAT, Gateway, until
-from .scripted import Request, http_answer, plan, stream_answer
+from .scripted import Request, plan, stream_answer
+from .streams import DONE, TRAPS, USAGE, content, cut, event, stream
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
-DONE = b"data: [DONE]"
-TRAPS = (
-    "plain",
-    "漢字 😀 é",
-    'data: [DONE]\n\ndata: {"usage":{"prompt_tokens":1}}\n\n',
-    '{"choices":[],"usage":{"prompt_tokens":1}}',
-    "x" * 5_000,
-)
-
-
-def event(value: Any, separators: tuple[str, str] = (",", ":"), ascii_only: bool = True) -> bytes:
-    """Return one event without its blank line."""
-    text = json.dumps(value, separators=separators, ensure_ascii=ascii_only)
-    return b"data: " + text.encode()
-
-
-def content(text: str, **more: Any) -> dict[str, Any]:
-    """Return one content chunk of a chat completion."""
-    return {"id": "c", "choices": [{"index": 0, "delta": {"content": text}}], **more}
-
-
-def stream(events: Sequence[bytes], newline: bytes = b"\n", last: bytes | None = None) -> bytes:
-    """Join events with blank lines; `last` replaces what follows the last one."""
-    text = b"".join(one + newline * 2 for one in events)
-    return text if last is None else text.removesuffix(newline * 2) + last
-
-
-def cut(data: bytes, how: str, seed: int = 0) -> list[bytes]:
-    """Cut a stream into chunks."""
-    if how == "whole":
-        return [data]
-    if how == "bytes":
-        return [data[at : at + 1] for at in range(len(data))]
-    places = random.Random(seed)
-    cuts = sorted(places.sample(range(1, len(data)), min(20, len(data) - 1)))
-    return [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
 
 
 async def pass_through(
@@ -229,69 +193,6 @@ async def test_the_responses_api_ends_with_its_own_event(
     assert got == stream([*events, end])
     assert probe["done"] is True
     assert probe["usage"] == '"usage":{"input_tokens":5}'
-
-
-@pytest.mark.parametrize("chunked", [True, False], ids=["chunked", "with a length"])
-async def test_usage_of_a_document_is_found_wherever_it_is_cut(
-    gateway: Gateway, chunked: bool
-) -> None:
-    """The last object named usage, not the caller's words about one."""
-    document = {
-        "a": {"usage": {"prompt_tokens": 1}},
-        "t": '"usage":{"x":1}',
-        "usage": USAGE,
-        "z": 1,
-    }
-    body = json.dumps(document).encode()
-
-    async def answer(_request: Request, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json; charset=utf-8\r\n")
-        if not chunked:
-            writer.write(b"content-length: %d\r\n\r\n" % len(body))
-        else:
-            writer.write(b"transfer-encoding: chunked\r\n\r\n")
-        for piece in cut(body, "bytes"):
-            writer.write(b"1\r\n%b\r\n" % piece if chunked else piece)
-            await writer.drain()
-        writer.write(b"0\r\n\r\n" if chunked else b"")
-
-    gateway.providers["a"].answer = answer
-    reply = await gateway.chat()
-    assert reply.content == body
-    probe = await gateway.metadata(reply.headers["x-request-id"], "llm.stream")
-    assert probe["done"] is True
-    assert json.loads("{" + probe["usage"] + "}")["usage"] == USAGE
-
-
-async def test_a_document_cut_short_is_not_done(gateway: Gateway) -> None:
-    """The provider announced more than it sent."""
-
-    async def answer(_request: Request, writer: asyncio.StreamWriter) -> None:
-        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n"
-        writer.write(head + b'{"usage":{"prompt_tokens":4')
-        await writer.drain()
-        writer.close()
-
-    gateway.providers["a"].answer = answer
-    head = b"x-request-id: short\r\ncontent-length: 13\r\nconnection: close\r\n\r\n"
-    await gateway.raw(
-        b"POST %b HTTP/1.1\r\nhost: x\r\n%b" % (CHAT.encode(), head) + b'{"model":"m"}'
-    )
-    probe = await gateway.metadata("short", "llm.stream")
-    assert "done" not in probe
-
-
-@pytest.mark.parametrize(
-    ("status", "kind"),
-    [(400, "application/json"), (200, "text/plain"), (200, "application/jsonl")],
-)
-async def test_other_answers_are_not_looked_at(gateway: Gateway, status: int, kind: str) -> None:
-    """Errors have no usage, and other types are not read."""
-    gateway.providers["a"].answer = http_answer(
-        status, b'{"usage":{"prompt_tokens":1}}', content_type=kind
-    )
-    answer = await gateway.chat()
-    assert await gateway.metadata(answer.headers["x-request-id"], "llm.stream") == {}
 
 
 async def test_the_script_never_failed(gateway: Gateway) -> None:

@@ -81,6 +81,7 @@ async def test_a_body_over_the_limit_is_a_413_in_json(gateway: Gateway) -> None:
     answer = await gateway.chat(b"x" * (LARGEST + 2 * 65_536))
     assert answer.status_code == 413
     assert answer.json()["error"]["code"] == "request_too_large"
+    await until("both heads", lambda: len(gateway.processor.heads) == 2)
     assert gateway.processor.bodies == [LARGEST]
 
 

@@ -5,7 +5,8 @@
 -- chunk: what it keeps between chunks is bounded by the limits below.
 --
 -- Writes dynamic metadata `llm.stream`: ttfc_ms, events, usage, done. It is written as the chunks
--- pass, because the log must be right whenever the client leaves.
+-- pass, because the log must be right whenever the client leaves. Of what it cannot read (another
+-- type, a compressed body) it tells the end alone.
 --
 -- Quotes inside a JSON string are escaped, so `"usage"` with bare quotes is always a JSON token.
 
@@ -262,9 +263,9 @@ local function watch_events(handle, seen, started)
   end
 end
 
-local function watch_document(handle, seen)
+local function watch_document(handle, seen, readable)
   for chunk in handle:bodyChunks() do
-    local size = chunk:length()
+    local size = readable and chunk:length() or 0
     if size > 0 and see_usage(seen, chunk:getBytes(0, size)) then
       set(handle, "usage", seen.usage)
     end
@@ -274,14 +275,6 @@ end
 
 function envoy_on_response(handle)
   local headers = handle:headers()
-  local kind = headers:get("content-type")
-  if kind == nil or headers:get("content-encoding") ~= nil then
-    return
-  end
-  local streams = find(kind, "text/event-stream", 1, true) == 1
-  if not streams and find(kind, "application/json", 1, true) ~= 1 then
-    return
-  end
   if byte(headers:get(":status")) ~= 50 then -- 50 is "2": an error has no usage
     return
   end
@@ -290,8 +283,9 @@ function envoy_on_response(handle)
     return
   end
   local seen = { overlap = "", usage = nil, whole = false, events = 0, done = false }
-  if not streams then
-    return watch_document(handle, seen)
+  local kind = headers:get("content-encoding") == nil and headers:get("content-type") or ""
+  if find(kind, "text/event-stream", 1, true) ~= 1 then
+    return watch_document(handle, seen, find(kind, "application/json", 1, true) == 1)
   end
   seen.strip = plan["strip_usage"] == true
   seen.held, seen.held_bytes = {}, 0
