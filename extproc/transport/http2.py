@@ -29,6 +29,7 @@ MAX_HEADER_BLOCK_BYTES: Final = 65536  # Envoy's own limit for request headers
 MAX_CONTINUATIONS: Final = 16
 MAX_STREAMS: Final = 100_000  # Envoy's connection limit stands before it
 MAX_CONTROL_BACKLOG: Final = 10_000  # PING, SETTINGS and empty frames between two data frames
+MAX_KNOWN_BLOCKS: Final = 256  # Envoy sends a handful
 INDEXED: Final = 0x80  # a header field that is an index into the table alone
 _frame_header = struct.Struct(">HBBBL")
 
@@ -318,7 +319,7 @@ class Connection:
             headers = {str(name): str(value) for name, value in self._decoder.decode(block)}
         except (HPACKError, UnicodeDecodeError) as error:
             raise ConnectionFault(COMPRESSION_ERROR, "bad header block") from error
-        if block and min(block) >= INDEXED:
+        if block and min(block) >= INDEXED and len(self._known) < MAX_KNOWN_BLOCKS:
             self._known[block] = headers
         else:
             self._known.clear()
