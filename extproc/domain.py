@@ -135,6 +135,10 @@ class Target:
     price: Price | None
     max_retries: int = 0
 
+    def __hash__(self) -> int:
+        # Because plans are looked up per call: two strings keep their hash, the rest does not.
+        return hash((self.provider, self.model))
+
 
 @dataclass(frozen=True, slots=True)
 class Model:
@@ -151,6 +155,14 @@ class Plan:
 
     attempts: tuple[Target, ...]
     timeout_ms: int
+
+
+def once(attempts: tuple[Target, ...]) -> tuple[Target, ...]:
+    """Return the attempts without the repetitions of the last: past the end it is tried again."""
+    end = len(attempts)
+    while end > 1 and attempts[end - 2] == attempts[end - 1]:
+        end -= 1
+    return attempts[:end]
 
 
 class UsageSource(StrEnum):

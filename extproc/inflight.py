@@ -24,6 +24,9 @@ class InFlight:
     def __len__(self) -> int:
         return len(self._deadlines)
 
+    def __contains__(self, call_id: str) -> bool:
+        return call_id in self._deadlines
+
     def add(self, call_id: str, deadline: float) -> None:
         """Note a planned call; `deadline` is when Envoy ends it, in the clock's seconds."""
         self._deadlines[call_id] = deadline + GRACE_S

@@ -15,11 +15,14 @@ from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
-from extproc.domain import Continue, Forward, Head, LogEntry, Reply, Target
+from extproc.domain import Continue, Forward, Head, LogEntry, Reply, Target, once
 from extproc.pb import als_pb2, core_pb2, ext_proc_pb2
 
 OVERWRITE: Final = core_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
-NAMESPACE: Final = b"llm"  # dynamic metadata the processor writes
+NAMESPACE: Final = b"llm"  # dynamic metadata for Envoy's router: the plan
+CALL: Final = b"llm.call"  # for the filters, which read all of a namespace or nothing; and the log
+SERVED: Final = b"llm.served"  # the model's name at the provider, for the response header
+CALL_NAMESPACE: Final = CALL.decode()
 STREAM_NAMESPACE: Final = "llm.stream"  # dynamic metadata Envoy's response probe writes
 _CONTINUE_HEADERS: Final = ext_proc_pb2.ProcessingResponse(
     request_headers=ext_proc_pb2.HeadersResponse()
@@ -27,6 +30,7 @@ _CONTINUE_HEADERS: Final = ext_proc_pb2.ProcessingResponse(
 MAX_MEASURED: Final = 2**53  # above it a double skips whole numbers; NaN is not below it
 _VARINT_BITS: Final = 0x7F  # seven bits a byte, the eighth says that more follow
 _ONE_BYTE: Final = tuple(bytes((size,)) for size in range(_VARINT_BITS + 1))
+_CLEAR_ROUTE_CACHE: Final = b"\x28\x01"  # CommonResponse field 5
 _DYNAMIC_METADATA_TAG: Final = b"\x42"  # ProcessingResponse field 8, length-delimited
 
 
@@ -109,30 +113,24 @@ def encode_forward(forward: Forward, record: bytes) -> bytes:
 
     `record` is what settlement gets back from the access log, as opaque text.
     """
-    response = ext_proc_pb2.ProcessingResponse()
-    common = response.request_body.response
     plan = forward.plan
-    headers: tuple[tuple[str, bytes], ...] = (
-        ("x-envoy-max-retries", b"%d" % (len(plan.attempts) - 1)),
-        ("x-envoy-upstream-rq-timeout-ms", b"%d" % plan.timeout_ms),
+    route, call, renames = _planned(
+        plan.attempts, forward.call.endpoint.suffix, forward.strip_usage
     )
-    if forward.body is not None:
+    if renames:
+        span = forward.model_span
+        call += _number(b"model_start", span.start) + _number(b"model_stop", span.stop)
+    metadata = route + _struct(CALL, call + _string(b"record", record))
+    headers = _sending(len(plan.attempts) - 1, plan.timeout_ms)
+    body = forward.body
+    if body is None:
+        common = _message(2, headers) + _CLEAR_ROUTE_CACHE
+    else:
         # Because in BUFFERED mode Envoy checks the length against the new body.
-        headers += (("content-length", b"%d" % len(forward.body)),)
-        common.body_mutation.body = forward.body
-    _set_headers(common.header_mutation, headers)
-    common.clear_route_cache = True
-    call = forward.call
-    fields = (
-        _plan_fields(plan.attempts, call.endpoint.suffix, call.stream, forward.strip_usage)
-        + _string(b"id", forward.id.encode())
-        + _string(b"tenant", forward.principal.tenant.encode())
-        + _string(b"record", record)
-        + _number(b"model_start", forward.model_span.start)
-        + _number(b"model_stop", forward.model_span.stop)
-    )
-    metadata = _entry(NAMESPACE, b"\x2a" + _sized(fields))
-    return response.SerializeToString() + _DYNAMIC_METADATA_TAG + _sized(metadata)
+        headers += _header(b"content-length", b"%d" % len(body))
+        common = _message(2, headers) + _message(3, _message(1, body)) + _CLEAR_ROUTE_CACHE
+    reply = _message(3, _message(1, common))
+    return reply + _DYNAMIC_METADATA_TAG + _sized(metadata)
 
 
 def _set_headers(mutation: Any, headers: tuple[tuple[str, bytes], ...]) -> None:
@@ -187,22 +185,53 @@ def _text(value: str) -> bytes:
     return b"\x1a" + _sized(value.encode())
 
 
+def _struct(namespace: bytes, fields: bytes) -> bytes:
+    return _entry(namespace, b"\x2a" + _sized(fields))
+
+
 @lru_cache(maxsize=4096)  # bounded by models x orders of their targets x kinds of call
-def _plan_fields(attempts: tuple[Target, ...], suffix: str, stream: bool, strip: bool) -> bytes:
+def _planned(attempts: tuple[Target, ...], suffix: str, strip: bool) -> tuple[bytes, bytes, bool]:
+    """Encode what every call of a plan shares: Envoy's part, the filters', and whether they rename.
+
+    The last target is written once however often it is tried: past the end Envoy stays with it.
+    """
+    distinct = once(attempts)
     groups = []
-    for number, target in enumerate(attempts, 1):
+    for number, target in enumerate(distinct, 1):
         cluster = _string(b"cluster_name", target.provider.encode()) + _number(b"weight", 1)
         clusters = _list(b"clusters", [b"\x2a" + _sized(cluster)])
         group = _string(b"name", b"attempt-%d" % number) + clusters
         groups.append(b"\x2a" + _sized(group))
-    return (
-        _list(b"priority_groups", groups)
-        + _list(b"models", [_text(target.model) for target in attempts])
-        + _list(b"providers", [_text(target.provider) for target in attempts])
-        + _string(b"suffix", suffix.encode())
-        + _bool(b"stream", stream)
-        + _bool(b"strip_usage", strip)
-    )
+    route = _struct(NAMESPACE, _list(b"priority_groups", groups))
+    call = _string(b"suffix", suffix.encode())
+    if strip:
+        call += _bool(b"strip_usage", True)
+    model = attempts[0].model
+    if all(target.model == model for target in distinct):
+        # Because the body has this name already, no filter need touch or tell it.
+        return route + _struct(SERVED, _string(b"model", model.encode())), call, False
+    return route, call + _list(b"models", [_text(target.model) for target in distinct]), True
+
+
+# Messages by hand, because their Python wrappers cost more than the rest of the reply; the tests
+# read them with two other implementations.
+
+
+def _message(field: int, content: bytes) -> bytes:
+    return bytes((field << 3 | 2,)) + _sized(content)
+
+
+def _header(key: bytes, value: bytes) -> bytes:
+    """Encode an entry of HeaderMutation.set_headers that overwrites."""
+    pair = _message(1, key) + _message(3, value)
+    return _message(1, _message(1, pair) + b"\x18%c" % OVERWRITE)
+
+
+@lru_cache(maxsize=4096)
+def _sending(retries: int, timeout_ms: int) -> bytes:
+    """Encode the headers that tell Envoy how often and how long to try."""
+    times = _header(b"x-envoy-max-retries", b"%d" % retries)
+    return times + _header(b"x-envoy-upstream-rq-timeout-ms", b"%d" % timeout_ms)
 
 
 def log_entries(raw: bytes) -> Iterator[LogEntry]:
@@ -215,9 +244,12 @@ def log_entries(raw: bytes) -> Iterator[LogEntry]:
     for entry in message.http_logs.log_entry:
         common = entry.common_properties
         metadata = common.metadata.filter_metadata
-        if "llm" not in metadata or "record" not in metadata["llm"].fields:
+        if CALL_NAMESPACE not in metadata:
             continue
-        record: str = metadata["llm"].fields["record"].string_value
+        call = metadata[CALL_NAMESPACE].fields
+        if "record" not in call:
+            continue
+        record: str = call["record"].string_value
         probe = metadata[STREAM_NAMESPACE].fields if STREAM_NAMESPACE in metadata else {}
         flags: tuple[str, ...] = ()
         if common.HasField("response_flags"):

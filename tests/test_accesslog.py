@@ -53,7 +53,7 @@ def entry(record: Any = None) -> HttpAccessLogEntry:
     """Build an entry, of a planned call where a record is given."""
     metadata = Metadata()
     if record is not None:
-        metadata.filter_metadata["llm"] = Struct.from_dict({"record": record})
+        metadata.filter_metadata["llm.call"] = Struct.from_dict({"record": record})
     return HttpAccessLogEntry(common_properties=AccessLogCommon(metadata=metadata))
 
 
@@ -77,7 +77,7 @@ def test_a_batch_is_recorded_as_one_and_its_calls_are_forgotten() -> None:
     assert len(bench.inflight) == 1
 
 
-@pytest.mark.parametrize("record", ["", "not ours", "[]", 7, '["i","t","k","chat","m",true,1,[]]'])
+@pytest.mark.parametrize("record", ["", "not ours", "[]", 7, '["i",1,"t","k","chat","m",true,[]]'])
 def test_a_broken_entry_is_counted_and_the_others_count(record: Any) -> None:
     bench = Bench("a", "b")
     bench.log.receive(batch(planned("a"), entry(record), planned("b")))

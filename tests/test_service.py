@@ -135,15 +135,16 @@ async def test_a_call_is_let_in_planned_and_counted() -> None:
 
     second = answer(await exchange.receive(body_message(body())))
     assert exchange.ended
-    llm = plain(second.dynamic_metadata)["llm"]
-    assert (llm["providers"], llm["models"]) == (["openai"], ["gpt-4o-mini"])
+    metadata = plain(second.dynamic_metadata)
+    (group,) = metadata["llm"]["priority_groups"]
+    assert group["clusters"] == [{"cluster_name": "openai", "weight": 1.0}]
+    assert metadata["llm.served"] == {"model": "gpt-4o-mini"}
     common = second.request_body.response
     sent = json.loads(common.body_mutation.body)
     assert sent["model"] == "gpt-4o-mini"
-    start, stop = int(llm["model_start"]), int(llm["model_stop"])
-    assert common.body_mutation.body[start:stop] == b'"gpt-4o-mini"'
-    record = decode(llm["record"])
-    assert (record.id, record.tenant, record.model) == (llm["id"], ALICE.tenant, "small")
+    record = decode(metadata["llm.call"]["record"])
+    assert (record.tenant, record.model) == (ALICE.tenant, "small")
+    assert record.id in bench.inflight
     assert record.prompt_bytes == len(body())
     assert bench.observer.phases == ["headers", "body"]
     assert bench.observer.refused == []
@@ -345,7 +346,8 @@ async def test_a_bad_request_id_is_replaced(given: str) -> None:
 
 async def test_an_id_of_the_clients_choosing_is_never_the_one_calls_are_billed_by() -> None:
     script = headers_message(("x-request-id", "req-1")), body_message(body())
-    assert plain((await Bench().play(*script)).dynamic_metadata)["llm"]["id"] == "made-1"
+    call = plain((await Bench().play(*script)).dynamic_metadata)["llm.call"]
+    assert decode(call["record"]).id == "made-1"
 
 
 async def test_a_reload_in_between_leaves_the_call_its_snapshot() -> None:

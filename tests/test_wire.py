@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc import wire
-from extproc.domain import Continue, Forward, Head, Principal, Reply, Span
+from extproc.domain import Continue, Forward, Head, Principal, Reply, Span, once
 from extproc.wire import Kind, Malformed, Message
 from tests.calls import (
     EMBEDDINGS,
@@ -162,8 +162,12 @@ PLANNED = st.builds(
 @given(PLANNED, st.text(max_size=400))
 def test_the_plan_in_forward_is_read_by_envoy(planned: Forward, record: str) -> None:
     response = answer(wire.encode_forward(planned, record.encode()))
-    attempts = planned.plan.attempts
-    assert plain(response.dynamic_metadata) == {
+    attempts = once(planned.plan.attempts)
+    call = {"suffix": "/chat/completions", "record": record}
+    if planned.strip_usage:
+        call["strip_usage"] = True
+    models = [one.model for one in attempts]
+    metadata = {
         "llm": {
             "priority_groups": [
                 {
@@ -171,19 +175,17 @@ def test_the_plan_in_forward_is_read_by_envoy(planned: Forward, record: str) -> 
                     "clusters": [{"cluster_name": one.provider, "weight": 1.0}],
                 }
                 for number, one in enumerate(attempts, 1)
-            ],
-            "models": [one.model for one in attempts],
-            "providers": [one.provider for one in attempts],
-            "id": planned.id,
-            "tenant": planned.principal.tenant,
-            "suffix": "/chat/completions",
-            "record": record,
-            "stream": planned.call.stream,
-            "strip_usage": planned.strip_usage,
-            "model_start": float(planned.model_span.start),
-            "model_stop": float(planned.model_span.stop),
-        }
+            ]
+        },
+        "llm.call": call,
     }
+    if len(set(models)) == 1:
+        metadata["llm.served"] = {"model": models[0]}
+    else:
+        call["models"] = models
+        call["model_start"] = float(planned.model_span.start)
+        call["model_stop"] = float(planned.model_span.stop)
+    assert plain(response.dynamic_metadata) == metadata
 
 
 @given(PLANNED)
@@ -209,8 +211,8 @@ def test_the_mutations_in_forward_are_read_by_envoy(planned: Forward) -> None:
 def test_the_metadata_names_the_path_of_the_endpoint() -> None:
     embedding = replace(call(), endpoint=EMBEDDINGS)
     for planned in (forward(), forward(call=embedding), forward()):
-        llm = plain(answer(wire.encode_forward(planned, b"r")).dynamic_metadata)["llm"]
-        assert llm["suffix"] == planned.call.endpoint.suffix
+        metadata = plain(answer(wire.encode_forward(planned, b"r")).dynamic_metadata)
+        assert metadata["llm.call"]["suffix"] == planned.call.endpoint.suffix
 
 
 def encoded(value: Any) -> bytes:
@@ -247,8 +249,9 @@ def test_varints_are_those_of_protobuf(number: int) -> None:
 
 
 def test_the_metadata_is_what_google_protobuf_reads_too() -> None:
-    raw = wire.encode_forward(forward(target("a" * 200, "é")), b'["r"]')
-    metadata = wire.ext_proc_pb2.ProcessingResponse.FromString(raw).dynamic_metadata
-    llm = MessageToDict(metadata)["llm"]
-    assert llm["priority_groups"][0]["clusters"] == [{"cluster_name": "a" * 200, "weight": 1.0}]
-    assert (llm["models"], llm["record"], llm["stream"]) == (["é"], '["r"]', False)
+    raw = wire.encode_forward(forward(target("a" * 200, "é"), target("b", "e")), b'["r"]')
+    reply = wire.ext_proc_pb2.ProcessingResponse.FromString(raw)
+    metadata = MessageToDict(reply.dynamic_metadata)
+    groups = metadata["llm"]["priority_groups"]
+    assert groups[0]["clusters"] == [{"cluster_name": "a" * 200, "weight": 1.0}]
+    assert (metadata["llm.call"]["models"], metadata["llm.call"]["record"]) == (["é", "e"], '["r"]')

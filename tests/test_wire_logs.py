@@ -80,7 +80,12 @@ BARE = LogEntry(
 def test_a_full_entry_of_envoy_is_read() -> None:
     probe = {"ttfc_ms": 12.5, "usage": '{"usage":{}}', "events": 42, "done": True}
     full = entry(
-        {"llm": {"record": '["é"]', "id": "x"}, "llm.stream": probe, "other": {"a": 1}},
+        {
+            "llm": {"id": "x"},
+            "llm.call": {"record": '["é"]'},
+            "llm.stream": probe,
+            "other": {"a": 1},
+        },
         start_time=START,
         duration=timedelta(seconds=2, microseconds=1500),
         time_to_first_upstream_tx_byte=timedelta(milliseconds=3),
@@ -116,13 +121,13 @@ def test_a_full_entry_of_envoy_is_read() -> None:
 
 
 def test_an_entry_with_nothing_but_its_record_is_read() -> None:
-    assert read(entry({"llm": {"record": "r"}})) == [BARE]
+    assert read(entry({"llm.call": {"record": "r"}})) == [BARE]
 
 
 def test_a_time_of_zero_is_not_a_time_that_never_was() -> None:
     zero = timedelta(0)
     common = {"time_to_first_upstream_tx_byte": zero, "time_to_first_upstream_rx_byte": zero}
-    (found,) = read(entry({"llm": {"record": "r"}, "llm.stream": {"ttfc_ms": 0}}, **common))
+    (found,) = read(entry({"llm.call": {"record": "r"}, "llm.stream": {"ttfc_ms": 0}}, **common))
     times = (found.first_upstream_tx_ms, found.first_upstream_rx_ms, found.first_chunk_ms)
     assert times == (0.0, 0.0, 0.0)
 
@@ -132,17 +137,17 @@ def test_a_time_of_zero_is_not_a_time_that_never_was() -> None:
     [
         pytest.param(HttpAccessLogEntry(), id="without properties"),
         pytest.param(entry({}), id="without metadata"),
-        pytest.param(entry({"llm": {"id": "x"}}), id="without a record"),
+        pytest.param(entry({"llm.call": {"id": "x"}}), id="without a record"),
         pytest.param(entry({"llm.stream": {"record": "r"}}), id="with it in another namespace"),
     ],
 )
 def test_an_entry_no_plan_was_made_for_is_passed_over(foreign: HttpAccessLogEntry) -> None:
-    ours = entry({"llm": {"record": "r"}})
+    ours = entry({"llm.call": {"record": "r"}})
     assert read(foreign, ours, foreign) == [BARE]
 
 
 def test_a_record_that_is_not_text_is_an_empty_one() -> None:
-    (found,) = read(entry({"llm": {"record": 7}}))
+    (found,) = read(entry({"llm.call": {"record": 7}}))
     assert found.record == ""
 
 
@@ -158,7 +163,9 @@ FLAGS = [name for name in ResponseFlags.__annotations__ if name != "unauthorized
 @pytest.mark.parametrize("flag", FLAGS)
 def test_a_response_flag_has_envoys_name_or_none(flag: str) -> None:
     """Numbers agree: a flag we do not read is absent, never another flag."""
-    (found,) = read(entry({"llm": {"record": "r"}}, response_flags=ResponseFlags(**{flag: True})))
+    (found,) = read(
+        entry({"llm.call": {"record": "r"}}, response_flags=ResponseFlags(**{flag: True}))
+    )
     assert found.flags in {(flag,), ()}
 
 
@@ -178,7 +185,9 @@ def test_a_response_flag_has_envoys_name_or_none(flag: str) -> None:
     ],
 )
 def test_the_flags_an_operator_looks_for_are_read(flag: str) -> None:
-    (found,) = read(entry({"llm": {"record": "r"}}, response_flags=ResponseFlags(**{flag: True})))
+    (found,) = read(
+        entry({"llm.call": {"record": "r"}}, response_flags=ResponseFlags(**{flag: True}))
+    )
     assert found.flags == (flag,)
 
 
@@ -187,7 +196,9 @@ def test_the_flags_an_operator_looks_for_are_read(flag: str) -> None:
 )
 def test_numbers_arrive_as_sent(seconds: int, micros: int, status: int, attempts: int) -> None:
     span = timedelta(seconds=seconds, microseconds=micros)
-    sent = entry({"llm": {"record": "r"}}, duration=span, upstream_request_attempt_count=attempts)
+    sent = entry(
+        {"llm.call": {"record": "r"}}, duration=span, upstream_request_attempt_count=attempts
+    )
     sent.response = HttpResponseProperties(response_code=status, response_body_bytes=seconds)
     (found,) = read(sent)
     assert found.duration_ms == pytest.approx(seconds * 1000 + micros / 1000, abs=1e-3)
@@ -198,7 +209,7 @@ def test_numbers_arrive_as_sent(seconds: int, micros: int, status: int, attempts
 def damaged(draw: st.DrawFn) -> bytes:
     """Bytes of a good message with a few replaced, cut or put in."""
     probe = {"ttfc_ms": 1, "usage": "u", "events": 3, "done": True}
-    raw = message(entry({"llm": {"record": "r"}, "llm.stream": probe}, start_time=START))
+    raw = message(entry({"llm.call": {"record": "r"}, "llm.stream": probe}, start_time=START))
     at = draw(st.integers(0, len(raw) - 1))
     return raw[:at] + draw(st.binary(max_size=3)) + raw[at + draw(st.integers(0, 3)) :]
 
@@ -213,5 +224,5 @@ def test_any_bytes_are_entries_or_malformed(raw: bytes) -> None:
 
 @pytest.mark.parametrize("events", [float("nan"), float("inf"), -1.0, 1e300])
 def test_a_count_of_events_that_cannot_be_is_none_at_all(events: float) -> None:
-    (found,) = read(entry({"llm": {"record": "r"}, "llm.stream": {"events": events}}))
+    (found,) = read(entry({"llm.call": {"record": "r"}, "llm.stream": {"events": events}}))
     assert found.events == 0

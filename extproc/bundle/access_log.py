@@ -21,7 +21,7 @@ from envoy_data_plane.envoy.type.matcher.v3 import (
 from envoy_data_plane.google.protobuf import Any
 
 from extproc.bundle.messages import seconds
-from extproc.bundle.places import PLAN, PROCESSOR, RECORD_KEY
+from extproc.bundle.places import CALL, PROCESSOR, RECORD_KEY
 from extproc.bundle.processor import LOG_RETRIES, reconnect
 
 FLUSH_S: Final = 0.05  # a slot is released by the log: this is how long it looks taken too long
@@ -31,7 +31,7 @@ BATCH_BYTES: Final = 65_536  # about 50 entries: one message a flush, settled in
 def access_log() -> AccessLog:
     """Log the calls that were planned; a denied call has no bill."""
     planned = MetadataMatcher(
-        filter=PLAN,
+        filter=CALL,
         path=[MetadataMatcherPathSegment(key=RECORD_KEY)],
         value=ValueMatcher(present_match=True),
     )

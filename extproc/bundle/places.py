@@ -18,9 +18,10 @@ from extproc.schema import SecretRef
 PROCESSOR: Final = "llm-edge-processor"  # cluster of ext_proc and the access log
 PROCESSOR_SOCKET: Final = "extproc.sock"
 NO_PLAN: Final = "llm.no-plan"  # no cluster: a request without a plan must go nowhere
-PLAN: Final = "llm"  # dynamic metadata the processor writes
-SERVED: Final = "llm.served"  # dynamic metadata the provider filter writes
-RECORD_KEY: Final = "id"  # only planned calls carry it
+PLAN: Final = "llm"  # dynamic metadata the processor writes for the router
+CALL: Final = "llm.call"  # and for the filters, with the record for settlement
+SERVED: Final = "llm.served"  # and, where targets differ in it, the provider filter: the model
+RECORD_KEY: Final = "record"  # only planned calls carry it
 ROUTES: Final = "gateway"
 TLS_FILE: Final = "tls.yaml"
 TLS_SECRET: Final = "tls"  # noqa: S105 (a name)

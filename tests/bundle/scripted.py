@@ -133,21 +133,21 @@ async def _body(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> byt
 
 
 def plan(*attempts: tuple[str, str], body: bytes = b"", **more: Any) -> dict[str, Any]:
-    """Return the metadata the processor writes for (provider, model) attempts."""
-    span = body.find(b'"' + attempts[0][1].encode() + b'"') if attempts else -1
-    return {
-        "id": "id-1",
-        "models": [model for _, model in attempts],
-        "suffix": "/chat/completions",
-        "endpoint": "chat",
-        "model_start": span,
-        "model_stop": span + len(attempts[0][1]) + 2,
-        "priority_groups": [
-            {"name": f"attempt-{n}", "clusters": [{"cluster_name": name, "weight": 1}]}
-            for n, (name, _) in enumerate(attempts, 1)
-        ],
-        **more,
-    }
+    """Return the metadata the processor writes for (provider, model) attempts, by namespace."""
+    groups = [
+        {"name": f"attempt-{n}", "clusters": [{"cluster_name": name, "weight": 1}]}
+        for n, (name, _) in enumerate(attempts, 1)
+    ]
+    call = {"record": "r", "suffix": "/chat/completions", **more}
+    written = {"llm": {"priority_groups": groups}, "llm.call": call}
+    models = [model for _, model in attempts]
+    if len(set(models)) == 1:
+        written["llm.served"] = {"model": models[0]}
+    else:
+        start = body.find(b'"' + models[0].encode() + b'"')
+        stop = start + len(models[0]) + 2
+        call |= {"models": models, "model_start": start, "model_stop": stop}
+    return written
 
 
 @dataclass
@@ -157,6 +157,7 @@ class Processor:
     plans: Callable[[bytes], dict[str, Any]] = lambda body: plan(("a", "m"), body=body)
     denies: Callable[[dict[str, str]], Any] = lambda _headers: None
     timeout_ms: int = 10_000
+    retries: int | None = None  # one less than there are groups
     heads: list[dict[str, str]] = field(default_factory=list)
     bodies: list[int] = field(default_factory=list)
     entries: list[Any] = field(default_factory=list)
@@ -211,10 +212,11 @@ class Processor:
         metadata = self.plans(body)
         common = reply.request_body.response
         common.clear_route_cache = True
-        attempts = len(metadata["priority_groups"])
-        _set(common.header_mutation, "x-envoy-max-retries", str(attempts - 1))
+        groups = len(metadata["llm"]["priority_groups"])
+        retries = groups - 1 if self.retries is None else self.retries
+        _set(common.header_mutation, "x-envoy-max-retries", str(retries))
         _set(common.header_mutation, "x-envoy-upstream-rq-timeout-ms", str(self.timeout_ms))
-        reply.dynamic_metadata.update({"llm": metadata})
+        reply.dynamic_metadata.update(metadata)
         return reply
 
     async def _entries(self, entries: AsyncIterator[bytes], _context: Any) -> bytes:

@@ -96,6 +96,26 @@ async def test_which_answers_are_tried_elsewhere(gateway: Gateway, status: int, 
     assert answer.status_code == (200 if tried == 2 else status)
 
 
+async def test_past_the_end_of_the_plan_the_last_provider_is_tried_again(gateway: Gateway) -> None:
+    """So a plan names each provider once, however often the last may be tried."""
+    gateway.providers["a"].answer = BROKEN
+    gateway.providers["b"].answers = [BROKEN, BROKEN]
+    gateway.processor.retries = 3
+    answer = await call(gateway, ("a", "one"), ("b", "two"))
+    assert (answer.status_code, answer.headers["x-llm-attempts"]) == (200, "4")
+    assert (answer.headers["x-llm-provider"], answer.headers["x-llm-model"]) == ("b", "two")
+    assert [len(gateway.providers[name].seen) for name in "abc"] == [1, 3, 0]
+    assert {one.body for one in gateway.providers["b"].seen} == {BODY.replace(b'"one"', b'"two"')}
+
+
+async def test_a_name_all_targets_share_is_sent_and_told(gateway: Gateway) -> None:
+    """Nothing is spliced where the body has the name already."""
+    gateway.providers["a"].answer = BROKEN
+    answer = await call(gateway, ("a", "one"), ("b", "one"))
+    assert (answer.headers["x-llm-provider"], answer.headers["x-llm-model"]) == ("b", "one")
+    assert [gateway.providers[name].seen[0].body for name in "ab"] == [BODY, BODY]
+
+
 async def test_the_last_answer_is_the_callers_when_all_fail(gateway: Gateway) -> None:
     """The last provider's own words pass, with who said them."""
     gateway.providers["a"].answer = BROKEN
@@ -138,7 +158,10 @@ async def test_the_processors_timeout_bounds_all_attempts(gateway: Gateway) -> N
 
 async def test_a_reply_without_a_plan_goes_nowhere(gateway: Gateway) -> None:
     """There is no default provider to fall through to."""
-    gateway.processor.plans = lambda _seen: {"priority_groups": []}
+    gateway.processor.plans = lambda _seen: {
+        "llm": {"priority_groups": []},
+        "llm.call": {"record": "r"},
+    }
     answer = await gateway.chat(BODY)
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == "no_healthy_provider"

@@ -278,7 +278,7 @@ function envoy_on_response(handle)
   if byte(headers:get(":status")) ~= 50 then -- 50 is "2": an error has no usage
     return
   end
-  local plan = handle:streamInfo():dynamicMetadata():get("llm")
+  local plan = handle:streamInfo():dynamicMetadata():get("llm.call")
   if plan == nil then
     return
   end
