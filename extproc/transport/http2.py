@@ -30,7 +30,6 @@ MAX_CONTINUATIONS: Final = 16
 MAX_STREAMS: Final = 100_000  # Envoy's connection limit stands before it
 MAX_CONTROL_BACKLOG: Final = 10_000  # PING, SETTINGS and empty frames between two data frames
 MAX_KNOWN_BLOCKS: Final = 256  # Envoy sends a handful
-INDEXED: Final = 0x80  # a header field that is an index into the table alone
 _frame_header = struct.Struct(">HBBBL")
 
 
@@ -311,16 +310,25 @@ class Connection:
             self._end(stream)
 
     def _decoded(self, block: bytes) -> dict[str, str]:
-        """Decode a header block; one of indexes alone changes no table, so its answer is kept."""
+        """Decode a header block; the answer of one that left the table as it was is kept.
+
+        Envoy writes `:path` out in every block, so few are of indexes alone.
+        """
         known = self._known.get(block)
         if known is not None:
             return known
+        table = self._decoder.header_table
+        entries, maxsize = table.dynamic_entries, table.maxsize
+        count, newest = len(entries), entries[0] if entries else None
         try:
             headers = {str(name): str(value) for name, value in self._decoder.decode(block)}
         except (HPACKError, UnicodeDecodeError) as error:
             raise ConnectionFault(COMPRESSION_ERROR, "bad header block") from error
-        if block and min(block) >= INDEXED and len(self._known) < MAX_KNOWN_BLOCKS:
-            self._known[block] = headers
+        # By identity, because an equal entry may have pushed another one out.
+        same = table.maxsize == maxsize and len(entries) == count
+        if same and newest is (entries[0] if entries else None):
+            if len(self._known) < MAX_KNOWN_BLOCKS:
+                self._known[block] = headers
         else:
             self._known.clear()
         return headers

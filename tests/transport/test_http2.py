@@ -356,3 +356,24 @@ def test_no_bytes_raise_anything_but_a_fault(raw: bytes, opened: bool) -> None:
         connection.feed(raw)
         connection.send(1, bytes(70_000), TRAILERS)
     frames(connection.take())
+
+
+FIELDS = st.tuples(
+    st.sampled_from(["x-a", "x-b", "te"]), st.sampled_from(["", "1", "long " * 900]), st.booleans()
+)
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(FIELDS, max_size=3), max_size=12))
+def test_a_remembered_block_means_what_it_meant_when_the_table_has_not_moved(
+    blocks: list[list[tuple[str, str, bool]]],
+) -> None:
+    """Fields written out or indexed, repeated, evicted or too long for the table."""
+    encoder = Encoder()
+    connection, heard = fed(PREFACE, frame(http2.SETTINGS, 0, 0))
+    for number, fields in enumerate(blocks):
+        block = encoder.encode([*[(n, v, False) for n, v in REQUEST[:3]], (":path", "/s/M", True)])
+        block += encoder.encode(fields)
+        connection.feed(frame(http2.HEADERS, http2.END_HEADERS, 2 * number + 1, block))
+        expected = dict(REQUEST) | {name: value for name, value, _ in fields}
+        assert heard.events[-1] == ("opened", 2 * number + 1, expected)
