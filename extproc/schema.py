@@ -14,6 +14,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from extproc.addresses import is_local
+
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024  # Envoy buffers the whole body for retries
 _UNITS_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION: Final = re.compile(r"^(\d+(?:\.\d+)?)(ms|s|m|h|d)$")
@@ -107,6 +109,13 @@ class Server(_Section):
     drain_seconds: Seconds
     tls: Tls | None = None
     cors: Cors = Cors()
+
+    @model_validator(mode="after")
+    def _transport_fits(self) -> Server:
+        address = self.processor_address
+        if self.transport == "lane" and address is not None and not is_local(address):
+            raise ValueError("transport: lane is for loopback addresses; legal here: auto, grpcio")
+        return self
 
 
 class Admin(_Section):

@@ -90,10 +90,11 @@ class Server:
         streams = Processor(gateway, self._inflight)
         logs = AccessLog(gateway, self._ledger, self._inflight)
         self._transport: Transport
-        if config.server.processor_address or config.server.transport == "grpcio":
+        kind = config.server.transport
+        if kind == "grpcio" or (kind == "auto" and config.server.processor_address):
             self._transport = GrpcioTransport(self._address(), streams, logs, limit)
         else:
-            self._transport = LaneTransport(places.processor_socket, streams, logs, limit)
+            self._transport = LaneTransport(self._address(), streams, logs, limit)
         await self._transport.start()
         app = create_app(ready=self.readiness, metrics=self.metrics.expose, version=__version__)
         self._admin: AdminServer = await start_admin(app, config.admin.host, config.admin.port)

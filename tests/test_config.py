@@ -192,6 +192,11 @@ def test_a_file_that_is_not_there_or_not_text_is_named(tmp_path: Path) -> None:
             "server.workers: more than 1 worker needs state.store: redis",
             id="workers that share no memory",
         ),
+        pytest.param(
+            "server: {transport: lane, processor_address: 'processor.svc:50051'}",
+            "transport: lane is for loopback addresses; legal here: auto, grpcio",
+            id="the lane across machines",
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_refused(write: Write, text: str, message: str) -> None:

@@ -32,17 +32,24 @@ class Echo:
 
     ended: bool = False
     closes: int = 0
+    broken_close: bool = False
+    received: list[bytes] = field(default_factory=list)
     entered: asyncio.Event = field(default_factory=asyncio.Event)
     released: asyncio.Event = field(default_factory=asyncio.Event)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
+    left: asyncio.Event = field(default_factory=asyncio.Event)  # a message that would hang
 
     async def receive(self, raw: bytes) -> bytes:
         self.entered.set()
+        self.received.append(raw)
         if raw == b"bad":
             self.ended = True
             raise ProtocolError("bad in state new")
         if raw == b"hang":
-            await asyncio.Event().wait()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.left.set()
         if raw.startswith(b"later"):
             await self.released.wait()
         if raw == b"late":
@@ -66,6 +73,8 @@ class Echo:
     def close(self) -> None:
         self.closes += 1
         self.closed.set()
+        if self.broken_close:
+            raise ZeroDivisionError
 
 
 @dataclass
@@ -73,9 +82,10 @@ class Opened:
     """Every exchange there was."""
 
     exchanges: list[Echo] = field(default_factory=list)
+    broken_close: bool = False
 
     def open(self) -> Echo:
-        self.exchanges.append(Echo())
+        self.exchanges.append(Echo(broken_close=self.broken_close))
         return self.exchanges[-1]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,26 +14,33 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from extproc.transport import EXT_PROC, HEALTH
+from extproc.transport import EXT_PROC, HEALTH, frames
 from extproc.transport.lane import LaneTransport
+from tests.e2e.stack import free_port
+from tests.transport.line import Line
 from tests.transport.scenarios import *  # noqa: F403
 from tests.transport.scenarios import (
+    LIMIT_BYTES,
+    MAX_BODY_BYTES,
     PATIENCE_S,
     UNLIMITED,
     Bench,
+    Inbox,
+    Opened,
     Serve,
     ask,
     failure,
     running,
     within,
 )
+from tests.transport.wire import message, setting, update
 
 MIB = 1024 * 1024
 
 
 @pytest.fixture
 def serve() -> Serve:
-    return LaneTransport
+    return lambda path, opened, inbox, limit: LaneTransport(f"unix:{path}", opened, inbox, limit)
 
 
 @pytest.fixture
@@ -56,13 +64,71 @@ async def test_large_messages_of_several_streams_share_the_connection(wide: Benc
     assert await asyncio.gather(*map(ask, streams, messages)) == messages
 
 
-async def test_five_hundred_streams_are_open_at_once(bench: Bench) -> None:
-    streams = [bench.process() for _ in range(500)]
-    names = [b"%d" % number for number in range(500)]
+async def test_a_thousand_streams_are_open_at_once(bench: Bench) -> None:
+    """On one connection, and each has its own bytes."""
+    streams = [bench.process() for _ in range(1000)]
+    names = [b"%d" % number for number in range(1000)]
     assert await asyncio.gather(*map(ask, streams, names)) == names
-    assert len(bench.opened.exchanges) == 500
-    assert await asyncio.gather(*(ask(s, b"end") for s in reversed(streams))) == [b"end"] * 500
-    assert [exchange.closes for exchange in bench.opened.exchanges] == [1] * 500
+    assert len(bench.opened.exchanges) == 1000
+    assert await asyncio.gather(*(ask(s, b"end") for s in reversed(streams))) == [b"end"] * 1000
+    assert [exchange.closes for exchange in bench.opened.exchanges] == [1] * 1000
+
+
+async def test_cancels_at_random_points_close_every_exchange_once(bench: Bench) -> None:
+    """Before, while and after messages go, big ones included; those that stay are answered."""
+    draw = random.Random(20260301)
+    big = bytes(MAX_BODY_BYTES)
+
+    async def play(number: int) -> None:
+        stream = bench.process()
+        mine = draw.random() < 0.5
+        try:
+            for turn in range(draw.randint(0, 4)):
+                raw = draw.choice([b"%d" % number, b"thread", big, b"late"])
+                await stream.write(raw)
+                if mine and draw.random() < 0.3:
+                    return
+                reply = await stream.read()
+                assert reply == {b"thread": b"THREAD", b"late": b"timed out"}.get(raw, raw), turn
+            assert await ask(stream, b"end") == b"end"
+        finally:
+            stream.cancel()
+
+    for _ in range(4):
+        await asyncio.gather(*(play(number) for number in range(100)))
+    last = bench.process()
+    assert await ask(last, b"end") == b"end"
+    for exchange in bench.opened.exchanges:
+        await within(exchange.closed)
+    assert {exchange.closes for exchange in bench.opened.exchanges} == {1}
+
+
+async def test_a_deadline_is_kept_by_the_server_too(bench: Bench) -> None:
+    """The exchange does not outlive what its caller would wait for."""
+    stream = bench.channel.stream_stream(f"/{EXT_PROC}/Process")(timeout=0.1)
+    await stream.write(b"hang")
+    assert await failure(stream) is grpc.StatusCode.DEADLINE_EXCEEDED
+    await within(bench.opened.exchanges[0].closed)
+    assert await ask(bench.process(), b"end") == b"end"
+    assert bench.opened.exchanges[0].closes == 1
+
+
+async def test_metadata_of_any_shape_is_carried_and_passed_over(bench: Bench) -> None:
+    """Long, binary, repeated, and more of it than one frame holds."""
+    metadata = [("x-bin", bytes(range(256))), ("x", "1"), ("x", "2")]
+    metadata += [(f"x-{number}", "v" * 200) for number in range(150)]
+    method = bench.channel.stream_stream(f"/{EXT_PROC}/Process")
+    for _ in range(3):
+        stream = method(timeout=PATIENCE_S, metadata=metadata)
+        assert await ask(stream, b"end") == b"end"
+        assert dict(await stream.initial_metadata()) == {}
+        assert await stream.code() is grpc.StatusCode.OK
+
+
+async def test_a_unary_call_is_answered(bench: Bench) -> None:
+    """One message and the end, in one go."""
+    call = bench.channel.unary_unary(f"/{EXT_PROC}/Process")
+    assert await call(b"end", timeout=PATIENCE_S) == b"end"
 
 
 @pytest.mark.parametrize("before", [[], [b"one"], [b"thread"]], ids=str)
@@ -207,10 +273,116 @@ async def test_bytes_that_are_not_http2_close_their_connection_alone(
     assert await ask(stream, b"end") == b"end"
 
 
-async def test_a_synchronous_client_is_served(bench: Bench, tmp_path: Path) -> None:
-    def talk() -> list[bytes]:
-        with grpc.insecure_channel(f"unix:{tmp_path}/s.sock", options=UNLIMITED) as channel:
-            process = channel.stream_stream(f"/{EXT_PROC}/Process")
-            return list(process(iter([b"one", b"thread", b"end"]), timeout=PATIENCE_S))
+@pytest.mark.parametrize("size", [1, 20_000, 10 * MIB])
+async def test_a_synchronous_client_is_served(wide: Bench, tmp_path: Path, size: int) -> None:
+    """grpcio's other client: streams, unary, metadata, a deadline and a cancel."""
+    big = b"x" * size
 
-    assert await asyncio.to_thread(talk) == [b"one", b"THREAD", b"end"]
+    def talk() -> list[object]:
+        with grpc.insecure_channel(f"unix:{tmp_path}/wide.sock", options=UNLIMITED) as channel:
+            process = channel.stream_stream(f"/{EXT_PROC}/Process")
+            said = iter([b"one", big, b"thread", b"end"])
+            answers: list[object] = list(process(said, timeout=PATIENCE_S, metadata=[("x", "y")]))
+            left = process(iter([b"hang"]), timeout=PATIENCE_S)
+            left.cancel()
+            unary = channel.unary_unary(f"/{EXT_PROC}/Process")
+            answers.append(unary(b"end", timeout=PATIENCE_S))
+            with pytest.raises(grpc.RpcError) as caught:
+                unary(b"hang", timeout=0.05)
+            return [*answers, caught.value.code(), left.code()]
+
+    *answers, late, left = await asyncio.to_thread(talk)
+    assert answers == [b"one", big, b"THREAD", b"end", b"end"]
+    assert late is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert left is grpc.StatusCode.CANCELLED
+    for exchange in wide.opened.exchanges:
+        await within(exchange.closed)
+
+
+async def test_a_new_worker_takes_over_and_no_call_is_lost(serve: Serve, tmp_path: Path) -> None:
+    """GOAWAY: the stream under way ends where it began, the next ones go to the new worker."""
+    path = tmp_path / "s.sock"
+    async with running(serve, path) as old:
+        stream = old.process()
+        assert await ask(stream, b"one") == b"one"
+        async with running(serve, path) as new:
+            stopping = asyncio.create_task(old.transport.stop(PATIENCE_S))
+            answers = 0
+            while not new.opened.exchanges:
+                assert await ask(old.process(), b"end") == b"end"
+                answers += 1
+            assert await ask(stream, b"two") == b"two"
+            assert await ask(stream, b"end") == b"end"
+            await stopping
+            assert await ask(old.process(), b"end") == b"end"
+            served = len(old.opened.exchanges) + len(new.opened.exchanges)
+            assert served == answers + 2
+
+
+async def test_stopping_waits_for_answers_that_wait_for_windows(
+    serve: Serve, tmp_path: Path
+) -> None:
+    """An exchange that has ended is not over until its last byte has gone."""
+    async with running(serve, tmp_path / "s.sock") as bench:
+        line = Line(*(await asyncio.open_unix_connection(tmp_path / "s.sock")))
+        line.writer.write(setting((frames.INITIAL_WINDOW_SIZE, 0)))
+        stream = line.call()
+        line.data(stream, message(b"end"))
+        assert (await line.frame())[0] == frames.HEADERS
+        stopping = asyncio.create_task(bench.transport.stop(PATIENCE_S))
+        while (await line.frame())[0] != frames.GOAWAY:
+            pass
+        assert bench.opened.exchanges[0].closes == 1
+        line.writer.write(update(stream, 100))
+        assert (await line.frame())[3] == message(b"end")
+        assert (await line.frame())[0] == frames.HEADERS
+        await stopping
+        line.writer.close()
+
+
+async def test_a_peer_that_does_not_read_cannot_hold_up_the_end(
+    serve: Serve, tmp_path: Path
+) -> None:
+    """Its connection is cut after a moment."""
+    async with running(serve, tmp_path / "s.sock") as bench:
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "s.sock")
+        writer.transport.pause_reading()
+        line = Line(reader, writer)
+        line.writer.write(update(0, 10**9) + setting((frames.INITIAL_WINDOW_SIZE, 10**9)))
+        stream = line.call()
+        whole = message(bytes(LIMIT_BYTES))  # more than the socket holds
+        for at in range(0, len(whole), 16384):
+            line.data(stream, whole[at : at + 16384])
+        while not bench.opened.exchanges:
+            await asyncio.sleep(0)
+        await within(bench.opened.exchanges[0].entered)
+        async with asyncio.timeout(PATIENCE_S):
+            await bench.transport.stop(0)
+        assert bench.opened.exchanges[0].closes == 1
+        writer.transport.abort()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost"])
+async def test_the_loopback_interface_is_served_too(host: str) -> None:
+    """By address or by name."""
+    opened, port = Opened(), free_port()
+    lane = LaneTransport(f"{host}:{port}", opened, Inbox(), MAX_BODY_BYTES)
+    try:
+        await lane.start()
+    except OSError as error:
+        pytest.skip(f"no such interface: {error}")
+    async with grpc.aio.insecure_channel(f"{host}:{port}") as channel:
+        stream = channel.stream_stream(f"/{EXT_PROC}/Process")(timeout=PATIENCE_S)
+        assert await ask(stream, b"end") == b"end"
+    await lane.stop(0)
+
+
+def test_no_other_address_is_served() -> None:
+    """There is no TLS here."""
+    with pytest.raises(ValueError, match=r"not 10\.0\.0\.1:1"):
+        LaneTransport("10.0.0.1:1", Opened(), Inbox(), 1)
+
+
+async def test_its_socket_is_this_users_alone(bench: Bench, tmp_path: Path) -> None:
+    """Because whoever may connect may decide for Envoy."""
+    assert (tmp_path / "s.sock").stat().st_mode & 0o777 == 0o600

@@ -1,0 +1,165 @@
+"""Turns, pauses and writes of one connection, without a socket."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hpack import Encoder
+
+from extproc.transport import frames
+from extproc.transport.bounds import Bounds
+from extproc.transport.calls import MESSAGE_COST
+from extproc.transport.frames import frame
+from extproc.transport.http2 import TURN_BUDGET
+
+from .line import Hand, hand
+from .scenarios import within
+from .wire import GRPC, HELLO, WHOLE, D, H, message, parsed, setting, update
+
+WIDE = update(0, 10**7) + setting((frames.INITIAL_WINDOW_SIZE, 10**7))
+encoder = Encoder()
+START = HELLO + WIDE + frame(H, WHOLE, 1, encoder.encode(GRPC))
+AGAIN = encoder.encode(GRPC)
+A_TURN = TURN_BUDGET // MESSAGE_COST
+
+
+def answers(held: Hand) -> int:
+    return sum(kind == D for kind, *_ in parsed(held.socket.out))
+
+
+async def test_a_read_is_answered_by_one_write() -> None:
+    """For all its streams."""
+    held = hand()
+    more = [frame(H, WHOLE, n, AGAIN) + frame(D, 0, n, message(b"one")) for n in range(3, 23, 2)]
+    await held.give(START)
+    held.socket.written.clear()
+    await held.give(b"".join(more))
+    assert len(held.socket.written) == 1
+    assert answers(held) == 10
+    held.lose()
+
+
+BURSTS = {
+    "messages of one frame": [frame(D, 0, 1, message(b"x") * 2000)],
+    "messages of many frames": [frame(D, 0, 1, message(b"x")) * 2000],
+    "streams": [
+        b"".join(
+            frame(H, WHOLE, n, AGAIN) + frame(D, 0, n, message(b"x")) for n in range(3, 4003, 2)
+        )
+    ],
+    "frames that ask nothing": [update(1, 1) * 5000 + frame(D, 0, 1, message(b"x"))],
+}
+
+
+@pytest.mark.parametrize("name", BURSTS)
+async def test_a_burst_lets_others_have_their_turns(name: str) -> None:
+    """No callback does more than a turn's work, and what is left is read no further meanwhile."""
+    held = hand()
+    await held.give(START)
+    loop = asyncio.get_running_loop()
+    seen: list[int] = []
+    peer, socket = held.peer, held.socket
+    loop.call_soon(peer.data_received, BURSTS[name][0])
+    asked = 2000 if "ask nothing" not in name else 1
+    while len(seen) < 10_000:
+        await asyncio.sleep(0)  # another callback of the same loop
+        seen.append(answers(held))
+        if seen[-1] == asked:
+            break
+        assert socket.paused
+    steps = [after - before for before, after in zip([0, *seen], seen, strict=False)]
+    assert max(steps) <= A_TURN
+    assert len(seen) >= 5000 // TURN_BUDGET
+    await held.give()
+    assert not socket.paused
+    held.lose()
+
+
+async def test_what_comes_while_a_burst_is_worked_off_keeps_its_order() -> None:
+    """Bytes that were under way when reading was paused come behind."""
+    held = hand()
+    await held.give(START)
+    loop = asyncio.get_running_loop()
+    first = b"".join(message(b"%d" % n) for n in range(300))
+    loop.call_soon(held.peer.data_received, frame(D, 0, 1, first))
+    await asyncio.sleep(0)
+    loop.call_soon(held.peer.data_received, frame(D, 0, 1, message(b"300") + message(b"end")))
+    await asyncio.sleep(0)
+    await held.give()
+    (exchange,) = held.opened.exchanges
+    assert exchange.received == [b"%d" % n for n in range(301)] + [b"end"]
+    held.lose()
+
+
+async def test_a_peer_that_does_not_read_is_not_read() -> None:
+    """The socket's buffer full: reading pauses, a burst under way stops, and both go on after."""
+    held = hand()
+    await held.give(START)
+    peer, socket = held.peer, held.socket
+    loop = asyncio.get_running_loop()
+    loop.call_soon(peer.data_received, frame(D, 0, 1, message(b"x") * 200))
+    loop.call_soon(peer.pause_writing)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert socket.paused
+    assert answers(held) == A_TURN
+    peer.resume_writing()
+    await held.give()
+    assert answers(held) == 200
+    assert not socket.paused
+    peer.pause_writing()
+    assert socket.paused
+    peer.resume_writing()
+    assert not socket.paused
+    held.lose()
+
+
+async def test_a_held_stream_gets_its_window_back_when_its_messages_are_taken() -> None:
+    """A suspended call is not replenished beyond one window; then its bytes are asked for."""
+    held = hand(limit=32 * 1024 * 1024, bounds=Bounds())
+    big = message(b"later") + message(bytes(9 * 1024 * 1024))
+    pieces = [frame(D, 0, 1, big[at : at + 16384]) for at in range(0, len(big), 16384)]
+    await held.give(START, *pieces)
+    updates = [f for f in parsed(held.socket.out) if f[0] == frames.WINDOW and f[2] == 1]
+    assert updates == []
+    (exchange,) = held.opened.exchanges
+    exchange.released.set()
+    while answers(held) < 2:
+        await asyncio.sleep(0)
+    updates = [f for f in parsed(held.socket.out) if f[0] == frames.WINDOW and f[2] == 1]
+    assert [payload for *_, payload in updates] == [frames.number.pack(len(big))]
+    held.lose()
+
+
+@pytest.mark.parametrize("moment", ["suspended", "in a burst", "watching", "idle"])
+async def test_a_lost_connection_leaves_nothing_behind(moment: str) -> None:
+    """Every exchange is closed once, every task is cancelled, nothing is written."""
+    held = hand()
+    raw = {"suspended": b"hang", "in a burst": b"x", "watching": b"", "idle": b"x"}[moment]
+    await held.give(START)
+    count = 200 if moment == "in a burst" else 1
+    asyncio.get_running_loop().call_soon(
+        held.peer.data_received, frame(D, 0, 1, message(raw) * count)
+    )
+    await asyncio.sleep(0)
+    (exchange,) = held.opened.exchanges
+    held.lose()
+    written = len(held.socket.written)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    if moment == "suspended":
+        await within(exchange.left)
+    assert exchange.closes == 1
+    assert len(held.socket.written) == written
+
+
+async def test_a_fault_says_goodbye_and_closes() -> None:
+    """GOAWAY is the last thing written."""
+    held = hand()
+    await held.give(START, frame(D, 0, 0, b"x"))
+    *_, last = parsed(held.socket.out)
+    assert last == (frames.GOAWAY, 0, 0, frames.pair.pack(1, frames.PROTOCOL_ERROR))
+    assert held.socket.closed
+    held.lose()
+    assert held.opened.exchanges[0].closes == 1
