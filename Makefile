@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CONFIG ?= $(wildcard llm-edge.yaml)
 PYTEST_ARGS ?=
+FUZZ_EXAMPLES ?= 10000
+SOAK_SECONDS ?= 120
 
 .PHONY: help
 help: ## Show the targets
@@ -35,6 +37,15 @@ run: setup ## Run the gateway on 127.0.0.1:8080 and print a working curl line
 .PHONY: test
 test: setup ## Run every test, real Envoy and Redis included
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: fuzz
+fuzz: setup ## Throw 10,000 examples at every property of the lane (FUZZ_EXAMPLES=n)
+	@LLM_EDGE_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest tests/transport/test_fuzz.py \
+	  --timeout 3600 $(PYTEST_ARGS)
+
+.PHONY: soak
+soak: setup ## Load Envoy and the lane with mixed calls for SOAK_SECONDS (120): memory flat, all closed
+	@$(BIN)/python -m tests.e2e.soak --seconds $(SOAK_SECONDS)
 
 .PHONY: check
 check: setup ## Format, lint, types, import rules

@@ -21,6 +21,7 @@ from benchmarks.processes import StartError
 HERE = Path(__file__).resolve().parent
 BENCH = HERE.parent / ".bench"
 MIN_ROUNDS = 3  # a median of two is no median
+ALL = ",".join(map(str, rungs.NAMES))
 FAILED = 1
 BAD_USAGE = 2
 
@@ -29,7 +30,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line; `rungs` becomes a set of numbers."""
     options = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     options.add_argument("--quick", action="store_true", help="under two minutes without peers")
-    options.add_argument("--rungs", default="1,2,3,4,5,6", help="which rungs (default: all)")
+    options.add_argument("--rungs", default=ALL, help="which rungs (default: all)")
     options.add_argument("--rounds", type=int, help="interleaved rounds, 3 or more (default 5)")
     options.add_argument("--seconds", type=float, help="one measurement's length (default 5)")
     options.add_argument("--no-peers", action="store_true", help="without LiteLLM and Portkey")
@@ -91,6 +92,7 @@ def json_load(
 ) -> None:
     """Measure throughput, latency, CPU, memory, prompt sizes and repetition."""
     measure.json_rounds(up, chosen.rounds, chosen.seconds, run, rounds)
+    measure.idle_rounds(up, BENCH, run / "idle", rounds)
     short = 1.0  # enough for 200 requests of 5 ms; wrk counts in whole seconds
     if streaming.pair(up):
         turns = 1 if chosen.quick else MIN_ROUNDS

@@ -3,12 +3,13 @@
 Knows rungs and the load. Decides no verdict.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from benchmarks import load
+from benchmarks import idle, load, rungs
 from benchmarks.load import Sample
 from benchmarks.processes import cpu_seconds, rss_mib
 from benchmarks.rungs import Rung
@@ -18,6 +19,7 @@ PROMPT_BYTES = 1024
 KILOBYTE = 1024
 SIZES = {"1 KB": 1, "4 KB": 4, "30 KB": 30, "350 KB": 350, "1 MB": 1024}  # in kilobytes
 SHAPES = {"10 x 100 KB": (10, 100 * KILOBYTE), "100,000 x 1 B": (100_000, 1)}
+IDLE = (3, 4, 7)  # the rungs with a processor of ours
 PAIR = (2, 4)  # what the product adds is counted against plain Envoy
 
 
@@ -40,6 +42,7 @@ class Rounds:
     loaded: dict[int, list[Loaded]] = field(default_factory=dict)
     prompts: dict[str, dict[int, list[Sample]]] = field(default_factory=dict)
     hits: list[Sample] = field(default_factory=list)
+    idle_mib: dict[int, float] = field(default_factory=dict)
 
 
 def json_rounds(
@@ -103,6 +106,20 @@ def hit_rounds(rung: Rung, rounds: int, seconds: float, run: Path, rounds_out: R
         )
         rounds_out.hits.append(sample)
     del rounds_out.hits[0]  # the first filled the cache
+
+
+def idle_rounds(numbers: Collection[int], bench: Path, run: Path, rounds_out: Rounds) -> None:
+    """Measure what open calls add to processors that have just started: one after a load has
+    memory to spare, which would hide it.
+    """
+    run.mkdir()
+    with contextlib.ExitStack() as stack:
+        fresh, _ = rungs.start(stack, [n for n in IDLE if n in numbers], bench, run)
+        for number, rung in fresh.items():
+            if rung.socket is not None and rung.processor is not None:
+                grown = idle.grown_mib(rung.socket, rung.processor, rung.headers)
+                rounds_out.idle_mib[number] = grown
+                _say(f"rung {number}: {idle.CALLS:,} open calls add {grown:.1f} MiB")
 
 
 def prompts() -> dict[str, Callable[[str], bytes]]:

@@ -1,21 +1,27 @@
-"""Rung 3: an external processor that admits everything, as cheaply as grpc.aio allows.
+"""Rungs 3 and 7: an external processor that admits everything, on the transport that is named.
 
-Run: python -m benchmarks.noop_processor --socket PATH. Bytes in, constant bytes out: no protobuf
-object is made per request, so what rung 3 costs over rung 2 is Envoy's and gRPC's price for asking
-anyone at all. Two messages, then the RPC ends with the plan, as in the product.
+Run: python -m benchmarks.noop_processor --transport lane --socket PATH. Bytes in, constant bytes
+out: no protobuf object is made per request, so what such a rung costs over rung 2 is the price of
+asking anyone at all, Envoy's and the transport's. Two messages, then the RPC ends with the plan,
+as in the product; transport, loop and garbage collection are the product's.
 """
 
 import argparse
 import asyncio
+import gc
 from typing import Any
 
-import grpc
 import uvloop
 from google.protobuf.struct_pb2 import Struct
 
-SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
-MAX_MESSAGE_BYTES = 32 * 1024 * 1024  # above the largest prompt measured
-MAX_STREAMS = 10_000
+from extproc.server import GC_ALLOCATIONS
+from extproc.service import ProtocolError
+from extproc.transport import Transport
+from extproc.transport.grpcio import GrpcioTransport
+from extproc.transport.lane import LaneTransport
+
+TRANSPORTS = {"lane": LaneTransport, "grpcio": GrpcioTransport}
+MAX_BODY_BYTES = 32 * 1024 * 1024  # above the largest prompt measured
 
 # ProcessingRequest fields by their tag byte: field number << 3 | 2 (length-delimited).
 REQUEST_HEADERS = 0x12
@@ -53,36 +59,57 @@ def plan(cluster: str) -> bytes:
     return field(3, field(1, common)) + field(8, metadata.SerializeToString())
 
 
-async def serve(socket: str) -> None:
+CONTINUE_BODY = plan("json")
+
+
+class Nothing:
+    """One exchange, and all of them: continue, then the plan."""
+
+    __slots__ = ("ended",)
+
+    def __init__(self) -> None:
+        self.ended = False
+
+    def open(self) -> "Nothing":
+        """Start one exchange."""
+        return Nothing()
+
+    async def receive(self, raw: bytes) -> bytes:
+        """Answer headers and body. Raises ProtocolError for anything else."""
+        if raw[0] == REQUEST_BODY:
+            self.ended = True
+            return CONTINUE_BODY
+        if raw[0] != REQUEST_HEADERS:
+            raise ProtocolError("not headers, not body")
+        return CONTINUE_HEADERS
+
+    def close(self) -> None:
+        """Forget nothing."""
+
+
+class NoLogs:
+    """An access log that nobody sends."""
+
+    def receive(self, raw: bytes) -> None:
+        """Pass over a message."""
+
+
+async def serve(kind: str, socket: str) -> None:
     """Serve on a Unix socket until cancelled."""
-    continue_body = plan("json")
-
-    async def process(_: object, context: grpc.aio.ServicerContext) -> None:
-        while (message := await context.read()) is not grpc.aio.EOF:
-            if message[0] == REQUEST_BODY:
-                await context.write(continue_body)
-                return
-            if message[0] != REQUEST_HEADERS:
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "not headers, not body")
-            await context.write(CONTINUE_HEADERS)
-
-    options = [
-        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-        ("grpc.max_concurrent_streams", MAX_STREAMS),
-    ]
-    server = grpc.aio.server(options=options)
-    handlers = {"Process": grpc.stream_stream_rpc_method_handler(process)}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-    server.add_insecure_port(f"unix:{socket}")
-    await server.start()
-    await server.wait_for_termination()
+    transport: Transport = TRANSPORTS[kind](f"unix:{socket}", Nothing(), NoLogs(), MAX_BODY_BYTES)
+    await transport.start()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_ALLOCATIONS, 20, 20)
+    await asyncio.Event().wait()
 
 
 def main() -> None:
     options = argparse.ArgumentParser()
+    options.add_argument("--transport", choices=sorted(TRANSPORTS), required=True)
     options.add_argument("--socket", required=True)
-    uvloop.install()
-    asyncio.run(serve(options.parse_args().socket))
+    chosen = options.parse_args()
+    uvloop.run(serve(chosen.transport, chosen.socket))
 
 
 if __name__ == "__main__":

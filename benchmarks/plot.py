@@ -17,10 +17,11 @@ LIT, DIM, SECOND = "#1f6feb", "#a9b4c2", "#f0a04b"
 SHORT = {
     "1": "mock",
     "2": "Envoy",
-    "3": "Envoy +\nno-op",
+    "3": "Envoy +\nno-op lane",
     "4": "LLM Edge\nAgent",
     "5": "LiteLLM",
     "6": "Portkey",
+    "7": "Envoy +\nno-op grpcio",
 }
 
 

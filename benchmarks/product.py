@@ -39,6 +39,7 @@ class Product:
     key: str
     processor: Child
     envoy: Child
+    socket: Path
 
 
 def available() -> bool:
@@ -103,7 +104,7 @@ def product(run: Path, json_port: int, sse_port: int) -> Iterator[Product]:
         wait_port(admin_port, processor)
         with running("envoy", envoy.argv(Path(BOOTSTRAP)), envoy_home) as proxy:
             wait_port(port, proxy)
-            yield Product(port, key, processor, proxy)
+            yield Product(port, key, processor, proxy, envoy_home / SOCKET)
 
 
 def _env() -> dict[str, str]:

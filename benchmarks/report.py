@@ -7,14 +7,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from benchmarks.idle import CALLS
 from benchmarks.load import Sample, spread
 from benchmarks.measure import PAIR, Loaded, Rounds
-from benchmarks.rungs import NAMES
+from benchmarks.rungs import NAMES, NO_OPS
 from benchmarks.streaming import FAST_PACE_MS, LONG_CHUNKS, PACE_MS, STALL_MS, Found
 from benchmarks.streams import Streamed
 from benchmarks.verdicts import Verdict
 
 BARE, PRODUCT = PAIR
+LANE, GRPCIO = NO_OPS
 Figure = Mapping[str, float] | None
 ABSENT = "-"
 
@@ -28,6 +30,7 @@ def summarise(rounds: Rounds, found: Found) -> dict[str, Any]:
             for number, loaded in sorted(rounds.loaded.items())
         },
         "prompts": {label: _prompt(seen) for label, seen in rounds.prompts.items()},
+        "transports": _transports(rounds),
         "repeated": _spread(sample.p50_ms for sample in rounds.hits),
         "streaming": _streaming(found) if found.rounds else None,
     }
@@ -65,6 +68,20 @@ def _rung(number: int, loaded: Sequence[Loaded], bare: Sequence[Loaded]) -> dict
         "processor_rss_mib": _spread(one.processor_rss_mib for one in loaded),
         "envoy_rss_mib": _spread(one.envoy_rss_mib for one in loaded),
         "errors": sum(one.many.errors + one.one.errors for one in loaded),
+    }
+
+
+def _transports(rounds: Rounds) -> dict[str, Any]:
+    """Return what the lane costs as shares of grpcio, round by round, and what open calls hold."""
+    ours, other = rounds.loaded.get(LANE, []), rounds.loaded.get(GRPCIO, [])
+    pairs = list(zip(ours, other, strict=False))
+    return {
+        "cpu_share": _spread(lane.processor_us / them.processor_us for lane, them in pairs),
+        "throughput_times": _spread(
+            lane.many.per_second / them.many.per_second for lane, them in pairs
+        ),
+        "idle_calls": CALLS,
+        "idle_mib": {str(number): grown for number, grown in rounds.idle_mib.items()},
     }
 
 
@@ -111,6 +128,8 @@ def _streaming(found: Found) -> dict[str, Any]:
 def tables(summary: Mapping[str, Any], verdicts: Sequence[Verdict]) -> str:
     """Return the whole report as text."""
     parts = [_ladder(summary["rungs"])] if summary["rungs"] else []
+    if summary["transports"]["idle_mib"]:
+        parts.append(_open_calls(summary["transports"]))
     if summary["prompts"]:
         parts.append(_prompts(summary["prompts"], summary["repeated"]))
     if summary["streaming"]:
@@ -153,6 +172,13 @@ def _ladder(rungs: Mapping[str, Any]) -> str:
     return _table(
         "JSON: median (lowest-highest) of the rounds; latency at one connection", head, rows
     )
+
+
+def _open_calls(transports: Mapping[str, Any]) -> str:
+    grown = ", ".join(
+        f"{NAMES[int(number)]} {mib:.1f}" for number, mib in transports["idle_mib"].items()
+    )
+    return f"{transports['idle_calls']:,} open idle calls add, MiB: {grown}"
 
 
 def _prompts(prompts: Mapping[str, Any], repeated: Figure) -> str:

@@ -18,11 +18,13 @@ from benchmarks.processes import HOST, Child, StartError, free_port, running, wa
 NAMES = {
     1: "client -> mock",
     2: "Envoy",
-    3: "Envoy + no-op processor",
+    3: "Envoy + no-op on the lane",
     4: "LLM Edge Agent",
     5: "LiteLLM proxy",
     6: "Portkey gateway",
+    7: "Envoy + no-op on grpcio",
 }
+NO_OPS = {3: "lane", 7: "grpcio"}
 PEERS = frozenset({5, 6})
 PATH = "/v1/chat/completions"
 MODEL = "bench-model"
@@ -41,6 +43,7 @@ class Rung:
     stream_model: str = MODEL
     processor: Child | None = None
     envoy: Child | None = None
+    socket: Path | None = None  # the processor's
 
     @property
     def name(self) -> str:
@@ -66,10 +69,11 @@ def start(
     makers: dict[int, Callable[[], contextlib.AbstractContextManager[Rung]]] = {
         1: lambda: _direct(mocks),
         2: lambda: _bare(run, mocks),
-        3: lambda: _noop(run, mocks),
+        3: lambda: _noop(3, run, mocks),
         4: lambda: _product(run, mocks),
         5: lambda: _litellm(bench, run, mocks),
         6: lambda: _portkey(bench, run, mocks),
+        7: lambda: _noop(7, run, mocks),
     }
     up: dict[int, Rung] = {}
     skipped: dict[int, str] = {}
@@ -164,14 +168,23 @@ def _bare(run: Path, mocks: Mocks) -> Iterator[Rung]:
 
 
 @contextlib.contextmanager
-def _noop(run: Path, mocks: Mocks) -> Iterator[Rung]:
-    port, socket = free_port(), "noop.sock"  # relative: a Unix socket's path is 107 bytes at most
+def _noop(number: int, run: Path, mocks: Mocks) -> Iterator[Rung]:
+    kind = NO_OPS[number]
+    # Relative, because a Unix socket's path is 107 bytes at most.
+    port, socket = free_port(), f"{kind}.sock"
     config = envoy.noop(port, mocks.json_port, mocks.sse_port, socket)
-    argv = _python("noop_processor", "--socket", socket)
-    with running("noop", argv, run, _ENV) as processor:
+    argv = _python("noop_processor", "--transport", kind, "--socket", socket)
+    with running(f"noop-{kind}", argv, run, _ENV) as processor:
         wait_path(run / socket, processor)
-        with _envoy(run, "envoy-noop", port, config) as proxy:
-            yield Rung(3, _url(port), stream_url=_url(port), processor=processor, envoy=proxy)
+        with _envoy(run, f"envoy-{kind}", port, config) as proxy:
+            yield Rung(
+                number,
+                _url(port),
+                stream_url=_url(port),
+                processor=processor,
+                envoy=proxy,
+                socket=run / socket,
+            )
 
 
 @contextlib.contextmanager
@@ -186,6 +199,7 @@ def _product(run: Path, mocks: Mocks) -> Iterator[Rung]:
             stream_model=ours.STREAM_MODEL,
             processor=up.processor,
             envoy=up.envoy,
+            socket=up.socket,
         )
 
 

@@ -13,6 +13,10 @@ ADDED_P50_MS = 1.5
 ADDED_GAP_P99_MS = 1.0
 STREAMS = 200
 RSS_MIB = 120.0
+LANE_CPU_SHARE = 0.40
+LANE_TIMES = 1.25
+LANE_ADDED_P50_MS = 0.65
+IDLE_MB = 40.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,40 @@ def verdicts(summary: Summary) -> list[Verdict]:
             RSS_MIB,
             "MiB",
             lambda value, limit: value < limit,
+        ),
+        *_lane(summary),
+    ]
+
+
+def _lane(summary: Summary) -> list[Verdict]:
+    found = summary["transports"]
+    share, times = found["cpu_share"], found["throughput_times"]
+    # In MB, as the target is written; rung 3 is the transport alone, rung 4 with the product on it.
+    idle = [found["idle_mib"][n] * 1.048576 for n in ("3", "4") if n in found["idle_mib"]]
+    target = f"no-op on the lane carries >= {LANE_TIMES:g} x grpcio"
+    carried = Verdict(target, "NOT MEASURED", "")
+    if times is not None:
+        value = times["median"]
+        carried = Verdict(target, _state(value >= LANE_TIMES), f"{value:.2f} x")
+    return [
+        _at_most(
+            f"no-op CPU on the lane <= {LANE_CPU_SHARE:.0%} of grpcio's",
+            None if share is None else share["median"] * 100,
+            LANE_CPU_SHARE * 100,
+            "%",
+        ),
+        carried,
+        _at_most(
+            f"no-op on the lane adds p50 <= {LANE_ADDED_P50_MS:g} ms",
+            _rung(summary, "3", "added_p50_ms"),
+            LANE_ADDED_P50_MS,
+            "ms",
+        ),
+        _at_most(
+            f"{found['idle_calls']:,} open idle calls add <= {IDLE_MB:g} MB",
+            max(idle, default=None),
+            IDLE_MB,
+            "MB",
         ),
     ]
 

@@ -1,8 +1,23 @@
-"""The constant replies of rung 3, read by an independent decoder."""
+"""The constant replies of the no-op rungs, read by an independent decoder, on both transports."""
 
+import sys
 import warnings
+from pathlib import Path
 
-from benchmarks.noop_processor import CONTINUE_HEADERS, plan
+import grpc
+import pytest
+
+from benchmarks import idle
+from benchmarks.noop_processor import (
+    CONTINUE_BODY,
+    CONTINUE_HEADERS,
+    REQUEST_BODY,
+    REQUEST_HEADERS,
+    TRANSPORTS,
+    plan,
+)
+from benchmarks.processes import rss_mib, running, wait_path
+from extproc.transport import EXT_PROC
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # envoy-data-plane 2.2 uses a form pydantic deprecates
@@ -27,3 +42,23 @@ def test_reply_to_body_carries_the_plan_and_a_fresh_route():
     assert reply.dynamic_metadata is not None
     groups = reply.dynamic_metadata.to_dict()["llm"]["priority_groups"]
     assert groups == [{"name": "json", "clusters": [{"cluster_name": "json", "weight": 1}]}]
+
+
+@pytest.mark.parametrize("kind", sorted(TRANSPORTS))
+def test_both_transports_answer_and_hold_idle_calls(kind: str, tmp_path: Path):
+    """Headers, then the body, which ends the call; and calls that wait stay open and are counted."""
+    socket = tmp_path / "s"
+    argv = [sys.executable, "-m", "benchmarks.noop_processor", "--transport", kind]
+    root = {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    with running("noop", [*argv, "--socket", str(socket)], tmp_path, root) as child:
+        wait_path(socket, child)
+        with grpc.insecure_channel(f"unix:{socket}") as channel:
+            process = channel.stream_stream(f"/{EXT_PROC}/Process")
+            said = [bytes((REQUEST_HEADERS, 0)), bytes((REQUEST_BODY, 0)), b"unread"]
+            first, second = process(iter(said), timeout=30)
+            assert first == CONTINUE_HEADERS
+            assert len(second) == len(CONTINUE_BODY)  # maps have no order
+        grown = idle.grown_mib(socket, child, {"authorization": "Bearer x"}, calls=600)
+        assert -1 < grown < rss_mib(child)
+        with pytest.raises(idle.IdleError, match="ended, not answered"):
+            idle.grown_of(socket, child, b"neither headers nor body", 2)

@@ -20,9 +20,20 @@ def streamed(gap_p99: float, completed: int = 400) -> Streamed:
     return Streamed(400, completed, 8000, 0, 1.0, 2.0, 50.0, gap_p99, 70.0, 0.1, 0.3)
 
 
-def measured(*, ours: float = 4000, p50: float = 1.2, cpu: float = 200, rss: float = 90) -> Rounds:
+def measured(
+    *,
+    ours: float = 4000,
+    p50: float = 1.2,
+    cpu: float = 200,
+    rss: float = 90,
+    lane: tuple[float, float, float] = (5000, 0.9, 60),
+    idle: float = 12,
+) -> Rounds:
     rounds = Rounds()
     rounds.loaded[2] = [loaded(9000, 0.3)] * 3
+    rounds.loaded[3] = [loaded(*lane)] * 3
+    rounds.loaded[7] = [loaded(3000, 1.4, 180)] * 3
+    rounds.idle_mib = {3: 4.0, 4: idle, 7: 219.0}
     rounds.loaded[4] = [loaded(ours + wild, p50, cpu, rss) for wild in (-500, 0, 900)]
     rounds.loaded[5] = [loaded(100, 10.0, 9000)] * 3
     rounds.loaded[6] = [loaded(800, 1.0, 1600)] * 3
@@ -42,7 +53,7 @@ def states(rounds: Rounds, found: Found) -> list[str]:
 
 def test_everything_within_its_target_passes():
     """The order of the verdicts is the order of the targets."""
-    assert states(measured(), streaming()) == ["PASS"] * 6
+    assert states(measured(), streaming()) == ["PASS"] * 10
 
 
 @pytest.mark.parametrize(
@@ -55,6 +66,10 @@ def test_everything_within_its_target_passes():
         pytest.param(measured(), streaming(gap_p99=52.1), [4], id="late-tokens"),
         pytest.param(measured(), streaming(completed=399), [4], id="a-lost-stream"),
         pytest.param(measured(rss=120), streaming(), [5], id="memory-at-its-limit"),
+        pytest.param(measured(lane=(5000, 0.9, 73)), streaming(), [6], id="the-lanes-cpu"),
+        pytest.param(measured(lane=(3700, 0.9, 60)), streaming(), [7], id="the-lanes-throughput"),
+        pytest.param(measured(lane=(5000, 0.96, 60)), streaming(), [8], id="the-lanes-latency"),
+        pytest.param(measured(idle=38.2), streaming(), [9], id="idle-calls-in-mb"),
     ],
 )
 def test_what_misses_its_target_fails_alone(rounds: Rounds, found: Found, failing: list[int]):
@@ -65,9 +80,9 @@ def test_what_misses_its_target_fails_alone(rounds: Rounds, found: Found, failin
 
 def test_a_rung_that_was_not_up_is_not_judged():
     """Absent is neither passed nor failed."""
-    rounds = measured()
-    del rounds.loaded[4]
-    assert states(rounds, Found()) == ["NOT MEASURED"] * 6
+    rounds = Rounds()
+    rounds.loaded[2] = measured().loaded[2]
+    assert states(rounds, Found()) == ["NOT MEASURED"] * 10
 
 
 def test_added_latency_is_paired_within_a_round():
@@ -83,9 +98,15 @@ def test_tables_show_every_rung_and_verdict_and_survive_json():
     """The printed report comes from what is written."""
     summary = json.loads(json.dumps(report.summarise(measured(), streaming())))
     text = report.tables(summary, verdicts.verdicts(summary))
-    for expected in ("4,000 (3,500..4,900)", "0.025", "400 streams at 50 ms", "0.005 us per token"):
+    for expected in (
+        "4,000 (3,500..4,900)",
+        "0.025",
+        "400 streams at 50 ms",
+        "0.005 us per token",
+        "219.0",
+    ):
         assert expected in text
-    assert text.count("PASS") == 6
+    assert text.count("PASS") == 10
 
 
 def test_rounds_begin_with_another_rung_each_time():

@@ -1,14 +1,17 @@
-"""One running stack for all end-to-end tests, and stacks of their own for the ones that break it."""
+"""One running stack a transport for all end-to-end tests, and others for those that break them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from .stack import Stack, start_stack
+
+TRANSPORTS = ("lane", "grpcio")
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -23,42 +26,62 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
                 report.sections.append(("logs", found.logs()))
 
 
-@pytest.fixture(scope="session")
-def shared_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Start the stack once for the session."""
-    running = start_stack(tmp_path_factory.mktemp("stack"))
-    yield running
-    running.stop()
+@dataclass
+class Shared:
+    """A running stack for whoever changes nothing that lasts, and a key without limits."""
+
+    stack: Stack
+    key: str
+
+
+@pytest.fixture(params=TRANSPORTS)
+def transport(request: pytest.FixtureRequest) -> str:
+    """Name the transport between Envoy and the processor: every test runs on each."""
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")
-def shared_key(shared_stack: Stack) -> str:
-    """Return a key without limits of models or endpoints."""
-    return shared_stack.create_key("shared")
+def shared_stacks(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[[str], Shared]]:
+    """Start one stack a transport when it is first asked for; they run until the session ends."""
+    running: dict[str, Shared] = {}
+
+    def of(transport: str) -> Shared:
+        if transport not in running:
+            started = start_stack(tmp_path_factory.mktemp("stack"), transport=transport)
+            running[transport] = Shared(started, "")
+            running[transport].key = started.create_key("shared")
+        return running[transport]
+
+    yield of
+    for shared in running.values():
+        shared.stack.stop()
 
 
 @pytest.fixture
-def stack(shared_stack: Stack) -> Stack:
+def stack(shared_stacks: Callable[[str], Shared], transport: str) -> Stack:
     """Return the shared stack with empty truth logs and no sticky behaviour."""
-    shared_stack.clear_sims()
-    return shared_stack
+    shared = shared_stacks(transport).stack
+    shared.clear_sims()
+    return shared
 
 
 @pytest.fixture
-def key(stack: Stack, shared_key: str) -> str:
+def key(stack: Stack, shared_stacks: Callable[[str], Shared], transport: str) -> str:
     """Return the shared key."""
-    return shared_key
+    return shared_stacks(transport).key
 
 
 @pytest.fixture
-def fresh_stack(tmp_path: Path) -> Iterator[Callable[..., Stack]]:
+def fresh_stack(tmp_path: Path, transport: str) -> Iterator[Callable[..., Stack]]:
     """Start stacks that a test may change or kill; all are stopped after it."""
     running: list[Stack] = []
 
     def start(**words: Any) -> Stack:
         directory = tmp_path / str(len(running))
         directory.mkdir()
-        running.append(start_stack(directory, **words))
+        running.append(start_stack(directory, transport=transport, **words))
         return running[-1]
 
     yield start

@@ -292,6 +292,7 @@ def start_stack(
     change: Callable[[dict[str, Any]], None] | None = None,
     env: Mapping[str, str] | None = None,
     concurrency: int = 1,
+    transport: str = "auto",
 ) -> Stack:
     """Start three simulated providers, the processor and Envoy in a fresh directory."""
     environment = {**os.environ, **(env or {})}
@@ -305,6 +306,7 @@ def start_stack(
         sims[name] = f"http://127.0.0.1:{port}"
     port, admin_port = free_port(), free_port()
     config = default_config(directory, sims, port, admin_port)
+    config["server"]["transport"] = transport
     if change is not None:
         change(config)
     file = directory / "llm-edge.yaml"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from http.client import HTTPResponse
 from pathlib import Path
 
 import httpx
@@ -29,14 +30,12 @@ def post(
 
 
 def raw(stack: Stack, request: bytes) -> tuple[int, bytes]:
-    """Send bytes over a socket and return the status and what follows."""
+    """Send bytes over a socket and return the status and the body."""
     with socket.create_connection(("127.0.0.1", stack.port), 10) as connection:
         connection.sendall(request)
-        answer = b""
-        while chunk := connection.recv(65536):
-            answer += chunk
-    head, _, rest = answer.partition(b"\r\n\r\n")
-    return (int(head.split(b" ")[1]) if head else 0), rest
+        answer = HTTPResponse(connection)
+        answer.begin()
+        return answer.status, answer.read()
 
 
 def message(target: str, key: str, *extra: str, host: str = "localhost") -> bytes:
