@@ -35,8 +35,13 @@ run: setup ## Run the gateway on 127.0.0.1:8080 and print a working curl line
 	@exec $(BIN)/llm-edge run $(addprefix --config ,$(CONFIG))
 
 .PHONY: test
-test: setup ## Run every test, real Envoy and Redis included
+test: setup peers ## Run every test, real Envoy and Redis included
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: peers
+peers: # nghttp2's clients speak to the lane in the tests; without root and apt those are skipped
+	@if ! command -v h2load >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && apt-get install -y -qq nghttp2-client >/dev/null; fi
 
 .PHONY: fuzz
 fuzz: setup ## Throw 10,000 examples at every property of the lane (FUZZ_EXAMPLES=n)
