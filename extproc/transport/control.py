@@ -75,6 +75,12 @@ class Control:
         self._sender.out.append(frame(GOAWAY, 0, 0, frames.pair.pack(MAX_WINDOW, frames.NO_ERROR)))
         self._sender.out.append(frame(PING, 0, 0, FAREWELL))
 
+    def finish(self) -> None:
+        """Name the last stream now if that has not been done: later ones may be tried elsewhere."""
+        if not self.refusing:
+            self.refusing = True
+            self.fail(frames.NO_ERROR)
+
     def fail(self, code: int) -> None:
         """Announce the end of the connection and its reason."""
         self._sender.out.append(frame(GOAWAY, 0, 0, frames.pair.pack(self.last, code)))
@@ -119,9 +125,8 @@ class Control:
         self._pings.count()
         if not flags & ACK:
             self._sender.out.append(frame(PING, ACK, 0, payload))
-        elif payload == FAREWELL and not self.refusing:
-            self.refusing = True
-            self.fail(frames.NO_ERROR)
+        elif payload == FAREWELL:
+            self.finish()
 
     def goaway(self, _flags: int, number: int, payload: bytes) -> None:
         """Pass over GOAWAY (6.8): the peer takes no streams of ours, and there are none."""

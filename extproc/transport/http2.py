@@ -80,6 +80,7 @@ class Connection:
         self.send = self._sender.send
         self.take = self._sender.take
         self.refuse_new = control.refuse_new
+        self.finish = control.finish
         self.fail = control.fail
         self._readers: dict[int, Callable[[int, int, bytes], None]] = {
             DATA: self._data,
@@ -98,6 +99,11 @@ class Connection:
         self._empty = Meter(bounds.empty, "empty frames", clock)
         self._ignored = Meter(bounds.ignored, "frames without meaning", clock)
         self._windows = Meter(bounds.windows, "WINDOW_UPDATE", clock)
+
+    @property
+    def refusing(self) -> bool:
+        """Say whether the last stream has been named: the peer opens no more here."""
+        return self._control.refusing
 
     @property
     def queued(self) -> int:

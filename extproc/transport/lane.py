@@ -95,9 +95,9 @@ class LaneTransport:
             async with asyncio.timeout_at(deadline):
                 await self._idle.wait()
         for peer in list(self._peers):
-            peer.close()
+            peer.finish()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(2 * PARTING_S):
+            async with asyncio.timeout(3 * PARTING_S):
                 await self._alone.wait()
 
     # What the connections report.

@@ -46,6 +46,7 @@ class Peer(asyncio.Protocol):
         self._turning = False
         self._full = False  # the socket takes no more for now
         self._reading = True
+        self._finishing = False
         self._unread = False  # the last turn left frames
 
     @property
@@ -84,9 +85,28 @@ class Peer(asyncio.Protocol):
         self._http.refuse_new()
         self._flush()
 
+    def finish(self) -> None:
+        """Close as soon as the peer has seen that this is the end, or does not say so in time."""
+        self._finishing = True
+        if self._http.refusing or self._transport is None:
+            self.close()
+        else:
+            self._parting = self._loop.call_later(PARTING_S, self._leave)
+
+    def _leave(self) -> None:
+        """Close on a peer that has not answered."""
+        transport = self._transport
+        self._http.finish()
+        self._write()
+        self.close()
+        if transport is not None and transport.get_write_buffer_size():
+            transport.abort()
+
     def close(self) -> None:
         """Close the connection, by force if the peer does not read what is left."""
         transport, self._transport = self._transport, None
+        if self._parting is not None:
+            self._parting.cancel()
         if transport is not None:
             self._parting = self._loop.call_later(PARTING_S, transport.abort)
             transport.close()
@@ -109,6 +129,8 @@ class Peer(asyncio.Protocol):
             self._later()
             self._pace()
         self._flush()
+        if self._finishing and self._http.refusing:
+            self.close()
 
     def _turn(self) -> None:
         """Go on with what the last turn left."""

@@ -101,6 +101,9 @@ class Socket:
         assert self.paused
         self.paused = False
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
     def close(self) -> None:
         self.closed = True
 

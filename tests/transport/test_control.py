@@ -101,6 +101,17 @@ def test_goodbye_comes_in_two_steps_and_loses_nothing() -> None:
     assert connection.take() == b""
 
 
+def test_goodbye_without_an_answer_names_the_last_stream_once() -> None:
+    """Because a client may try again what came after it, and nothing else."""
+    connection, _ = fed(OPEN)
+    connection.refuse_new()
+    connection.take()
+    connection.finish()
+    connection.finish()
+    connection.feed(frame(frames.PING, frames.ACK, 0, FAREWELL))
+    assert connection.take() == goaway(1, frames.NO_ERROR)
+
+
 def test_a_ping_of_the_peers_own_is_no_goodbye() -> None:
     """Even when it looks like ours: only the answer counts."""
     connection, heard = fed(OPEN)

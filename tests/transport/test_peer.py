@@ -8,13 +8,15 @@ import pytest
 from hpack import Encoder
 
 from extproc.transport import frames
+from extproc.transport import peer as peer_module
 from extproc.transport.bounds import Bounds
 from extproc.transport.calls import MESSAGE_COST
+from extproc.transport.control import FAREWELL
 from extproc.transport.frames import frame
 from extproc.transport.http2 import TURN_BUDGET
 
 from .line import Hand, hand
-from .scenarios import within
+from .scenarios import PATIENCE_S, within
 from .wire import GRPC, HELLO, WHOLE, D, H, message, parsed, setting, update
 
 WIDE = update(0, 10**7) + setting((frames.INITIAL_WINDOW_SIZE, 10**7))
@@ -152,6 +154,33 @@ async def test_a_lost_connection_leaves_nothing_behind(moment: str) -> None:
         await within(exchange.left)
     assert exchange.closes == 1
     assert len(held.socket.written) == written
+
+
+@pytest.mark.parametrize("answered", ["before", "after", "never"])
+async def test_the_end_waits_until_the_peer_knows(
+    answered: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a stream it opens meanwhile would be lost; one that does not answer is left in the end."""
+    monkeypatch.setattr(peer_module, "PARTING_S", 0.01)
+    held = hand()
+    await held.give(START)
+    held.peer.refuse_new()
+    farewell = frame(frames.PING, frames.ACK, 0, FAREWELL)
+    if answered == "before":
+        await held.give(farewell)
+    assert not held.socket.closed
+    held.peer.finish()
+    if answered == "after":
+        assert not held.socket.closed
+        await held.give(farewell)
+    if answered == "never":
+        async with asyncio.timeout(PATIENCE_S):
+            while not held.socket.closed:
+                await asyncio.sleep(0)
+    *_, last = parsed(held.socket.out)
+    assert last == (frames.GOAWAY, 0, 0, frames.pair.pack(1, frames.NO_ERROR))
+    assert held.socket.closed
+    held.lose()
 
 
 async def test_a_fault_says_goodbye_and_closes() -> None:
