@@ -16,7 +16,7 @@ from hpack.exceptions import HPACKError, OversizedHeaderListError
 from extproc.transport.frames import COMPRESSION_ERROR, ENHANCE_YOUR_CALM, ConnectionFault
 
 MAX_KNOWN_BLOCKS: Final = 256  # Envoy sends a handful
-INDEXED: Final = 0x80  # a header field that is an index into the table alone
+MAX_KNOWN_BYTES: Final = 1024  # Envoy's are a tenth of it
 PSEUDO: Final = frozenset({":method", ":scheme", ":path", ":authority"})
 # Fields of one HTTP/1 connection, which HTTP/2 does not carry (8.2.2).
 OF_A_CONNECTION: Final = frozenset(
@@ -48,13 +48,17 @@ class Blocks:
         self._known: dict[bytes, Head] = {}
 
     def read(self, block: bytes) -> Head:
-        """Decode a block; one of indexes alone changes no table, so its answer is kept.
+        """Decode a block; the answer of a short one that left the table as it was is kept.
 
-        Raises ConnectionFault: the tables of the two sides have parted (RFC 9113 4.3).
+        Envoy writes `:path` out in every block, so few are of indexes alone. Raises
+        ConnectionFault: the tables of the two sides have parted (RFC 9113 4.3).
         """
         known = self._known.get(block)
         if known is not None:
             return known
+        table = self._decoder.header_table
+        entries, maxsize = table.dynamic_entries, table.maxsize
+        count, newest = len(entries), entries[0] if entries else None
         try:
             fields = self._decoder.decode(block, raw=True)
         except OversizedHeaderListError as error:
@@ -62,10 +66,14 @@ class Blocks:
         except HPACKError as error:
             raise ConnectionFault(COMPRESSION_ERROR, "bad header block") from error
         head = check([(bytes(name), bytes(value)) for name, value in fields])
-        if block and min(block) >= INDEXED and len(self._known) < MAX_KNOWN_BLOCKS:
-            self._known[block] = head
-        else:
+        # By identity, because an equal entry may have pushed another one out.
+        same = table.maxsize == maxsize and len(entries) == count
+        if not same or newest is not (entries[0] if entries else None):
             self._known.clear()
+        elif len(block) <= MAX_KNOWN_BYTES:
+            if len(self._known) >= MAX_KNOWN_BLOCKS:
+                self._known.clear()
+            self._known[block] = head
         return head
 
 

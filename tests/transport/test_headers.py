@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from extproc.transport import frames
 from extproc.transport.frames import ConnectionFault
-from extproc.transport.headers import MAX_KNOWN_BLOCKS, Blocks, check
+from extproc.transport.headers import MAX_KNOWN_BLOCKS, MAX_KNOWN_BYTES, Blocks, check
 
 METHOD, SCHEME, PATH = (b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/s/M")
 GOOD = [METHOD, SCHEME, PATH]
@@ -123,7 +123,9 @@ def test_a_block_that_cannot_be_decoded_ends_the_connection(block: bytes) -> Non
 
 FIELDS = st.lists(
     st.tuples(
-        st.sampled_from(["x", "y", "z"]), st.sampled_from(["1", "2", "", "v" * 90]), st.booleans()
+        st.sampled_from(["x", "y", "z"]),
+        st.sampled_from(["1", "2", "", "v" * 90, "v" * 4000]),
+        st.booleans(),
     ),
     min_size=1,
     max_size=4,
@@ -147,10 +149,22 @@ def test_remembered_blocks_are_what_a_decoder_says(
 
 
 def test_known_blocks_are_bounded() -> None:
-    """A peer that sends ever new blocks does not fill the memory."""
-    ours, encoder = blocks(), Encoder()
-    encoder.encode([("x", "1"), ("y", "2")])
-    ours.read(Encoder().encode([("x", "1"), ("y", "2")]))
-    for count in range(2 * MAX_KNOWN_BLOCKS):
-        ours.read(b"\xbe" * (count + 1))
+    """A peer that sends ever new blocks, or long ones, does not fill the memory."""
+    ours = blocks()
+    for count in range(3 * MAX_KNOWN_BLOCKS):
+        read = ours.read(b"\x00\x01x\x04" + b"%04d" % count)  # a field that is written out
+        assert read.fields == {"x": f"{count:04}"}
         assert len(ours._known) <= MAX_KNOWN_BLOCKS
+    long = b"\x00\x01x\x01y" * MAX_KNOWN_BYTES
+    ours.read(long)
+    assert long not in ours._known
+
+
+def test_envoys_blocks_are_remembered() -> None:
+    """Because it writes `:path` out in every one, and sends thousands a second."""
+    ours, encoder = blocks(), Encoder()
+    fields = [HeaderTuple(":method", "POST"), NeverIndexedHeaderTuple(":path", "/s/M")]
+    fields += [HeaderTuple(":scheme", "http"), HeaderTuple("x", "y")]
+    first, *rest = [ours.read(encoder.encode(fields)) for _ in range(3)]
+    assert first == rest[0]
+    assert rest[0] is rest[1]
