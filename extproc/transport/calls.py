@@ -191,8 +191,9 @@ class Calls:
         self._forget(stream.owner)
 
     def drained(self, stream: Stream) -> None:
-        if not stream.owner.done:
-            self._later(stream.owner)
+        call: Call | None = stream.owner
+        if call is not None and not call.done:
+            self._later(call)
         if not self.http.queued:
             self._lane.quiet()
 
@@ -337,6 +338,8 @@ class Calls:
 
     def _forget(self, call: Call) -> None:
         """Clean up after a call, exactly once."""
+        if not call.stream.open:
+            call.stream.owner = None  # because a circle would wait for the garbage collector
         if call.done:
             return
         call.done = True
