@@ -194,7 +194,7 @@ class Calls:
         call: Call | None = stream.owner
         if call is not None and not call.done:
             self._later(call)
-        if not self.http.queued:
+        if not self.http.sender.queued:
             self._lane.quiet()
 
     # Calls.

@@ -75,10 +75,10 @@ class Connection:
         self._lingering: dict[int, None] = {}  # ended by us alone: what still comes is passed over
         self._block: tuple[int, int, bytes, int] | None = None
         self._consumed = 0
-        self._sender = Sender(self._forget, handler.drained)
-        self._control = control = Control(self._sender, self.streams, bounds, clock)
-        self.send = self._sender.send
-        self.take = self._sender.take
+        self.sender = Sender(self._forget, handler.drained)
+        self._control = control = Control(self.sender, self.streams, bounds, clock)
+        self.send = self.sender.send
+        self.take = self.sender.take
         self.refuse_new = control.refuse_new
         self.finish = control.finish
         self.fail = control.fail
@@ -104,11 +104,6 @@ class Connection:
     def refusing(self) -> bool:
         """Say whether the last stream has been named: the peer opens no more here."""
         return self._control.refusing
-
-    @property
-    def queued(self) -> int:
-        """Count the bytes that wait for the peer's windows."""
-        return self._sender.queued
 
     def feed(self, data: bytes) -> bool:
         """Read bytes as they come, cut anywhere; say whether all whole frames were read.
@@ -160,7 +155,7 @@ class Connection:
         """End a stream at once, without what it would still have sent."""
         if stream.open:
             reset = frames.number.pack(frames.CANCEL)
-            self._sender.out.append(frame(RST_STREAM, 0, stream.number, reset))
+            self.sender.out.append(frame(RST_STREAM, 0, stream.number, reset))
             self._forget(stream)
             self._handler.reset(stream)
 
@@ -171,7 +166,7 @@ class Connection:
         number = stream.number
         stream.open = False
         del self.streams[number]
-        self._sender.forget(stream)
+        self.sender.forget(stream)
         if not stream.ended:
             self._linger(number)
 
@@ -183,7 +178,7 @@ class Connection:
     def _refuse(self, number: int, code: int, ended: bool) -> None:
         """End a stream whose rules were broken (5.4.2)."""
         self._faults.count()
-        self._sender.out.append(frame(RST_STREAM, 0, number, frames.number.pack(code)))
+        self.sender.out.append(frame(RST_STREAM, 0, number, frames.number.pack(code)))
         stream = self.streams.get(number)
         if stream is not None:
             stream.ended |= ended
@@ -195,7 +190,7 @@ class Connection:
     def _replenish(self, stream: Stream) -> None:
         if not stream.held:
             update = frames.number.pack(stream.consumed)
-            self._sender.out.append(frame(WINDOW, 0, stream.number, update))
+            self.sender.out.append(frame(WINDOW, 0, stream.number, update))
             stream.consumed = 0
         elif stream.consumed > STREAM_WINDOW:
             self._refuse(stream.number, FLOW_CONTROL_ERROR, ended=False)
@@ -225,7 +220,7 @@ class Connection:
         size = len(payload)  # with its padding (6.9.1)
         self._consumed += size
         if self._consumed >= REPLENISH_BYTES:
-            self._sender.out.append(frame(WINDOW, 0, 0, frames.number.pack(self._consumed)))
+            self.sender.out.append(frame(WINDOW, 0, 0, frames.number.pack(self._consumed)))
             self._consumed = 0
         ends = flags & END_STREAM
         stream = self.streams.get(number)
@@ -325,7 +320,7 @@ class Connection:
         elif broken or head.fault or (ends and head.length):
             self._refuse(number, PROTOCOL_ERROR, ends)
         else:
-            stream = Stream(number, self._sender.initial_window, head.length, ends)
+            stream = Stream(number, self.sender.initial_window, head.length, ends)
             self.streams[number] = stream
             self._handler.opened(stream, head.fields)
             if ends and stream.open:
@@ -368,7 +363,7 @@ class Connection:
         if number == 0:
             if not more:
                 raise ConnectionFault(PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
-            self._sender.more(more)
+            self.sender.more(more)
             return
         self._check_not_idle(number, "WINDOW_UPDATE")
         stream = self.streams.get(number)
@@ -376,7 +371,7 @@ class Connection:
             return
         if not more:
             self._refuse(number, PROTOCOL_ERROR, ended=False)
-        elif not self._sender.more_for(stream, more):
+        elif not self.sender.more_for(stream, more):
             self._refuse(number, FLOW_CONTROL_ERROR, ended=False)
 
 

@@ -47,12 +47,13 @@ class Peer(asyncio.Protocol):
         self._full = False  # the socket takes no more for now
         self._reading = True
         self._finishing = False
+        self._queued_bytes = lane.bounds.queued_bytes
         self._unread = False  # the last turn left frames
 
     @property
     def queued(self) -> int:
         """Count the reply bytes that wait for the peer's windows."""
-        return self._http.queued
+        return self._http.sender.queued
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's own class
@@ -177,15 +178,15 @@ class Peer(asyncio.Protocol):
         self.close()
 
     def _flush(self) -> None:
+        sender = self._http.sender
         if self._transport is None:
             return
-        if self._http.queued > self._lane.bounds.queued_bytes:
+        if sender.queued > self._queued_bytes:
             self._fail(ConnectionFault(ENHANCE_YOUR_CALM, "too many replies wait for windows"))
-        else:
-            self._write()
+        elif sender.out:
+            self._transport.write(sender.take())
 
     def _write(self) -> None:
+        """Write what there is, whatever else still waits."""
         if self._transport is not None:
-            out = self._http.take()
-            if out:
-                self._transport.write(out)
+            self._transport.write(self._http.sender.take())

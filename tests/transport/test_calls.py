@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator
 from itertools import pairwise
@@ -309,6 +310,24 @@ async def test_a_reset_behind_a_suspending_message_stops_it() -> None:
     assert (exchange.closes, held.socket.out.count(b"grpc-status")) == (1, 0)
     held.lose()
     assert exchange.closes == 1
+
+
+async def test_nothing_of_an_ended_call_waits_for_the_collector() -> None:
+    """Or memory would grow by all the calls between two collections."""
+    held = hand()
+    await held.give(START)
+    block = Encoder().encode(GRPC)
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(3, 403, 4):
+            done = frame(H, WHOLE, number, block) + frame(D, ENDS, number, message(b"end"))
+            left = frame(H, WHOLE, number + 2, block) + reset(number + 2, frames.CANCEL)
+            await held.give(done + left)
+        assert gc.collect() < 50
+    finally:
+        gc.enable()
+    held.lose()
 
 
 async def test_every_watcher_hears_every_change_once(line: Line, lane: LaneTransport) -> None:

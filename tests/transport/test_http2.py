@@ -242,7 +242,7 @@ def test_a_reset_stream_sends_no_more() -> None:
     connection.take()
     connection.feed(update(0, 100_000) + update(1, 100_000))
     connection.send(stream, RESPONSE, b"late", TRAILERS)
-    assert (connection.take(), connection.queued) == (b"", 0)
+    assert (connection.take(), connection.sender.queued) == (b"", 0)
     assert heard.events[-1] == ("reset", 1)
     connection.feed(frame(D, 0, 1, b"late"))
     assert connection.take() == reset(1, frames.STREAM_CLOSED)

@@ -40,7 +40,7 @@ def test_data_waits_for_the_narrower_window(narrow: str) -> None:
     assert head == (H, WHOLE, 1, RESPONSE)
     assert sum(len(payload) for *_, payload in first) == 65535
     assert max(len(payload) for *_, payload in first) == frames.MAX_FRAME_BYTES
-    assert connection.queued == len(data) + 4 - 65535
+    assert connection.sender.queued == len(data) + 4 - 65535
     connection.feed(update(1 if narrow == "stream" else 0, 10))
     (second,) = parsed(connection.take())
     assert len(second[3]) == 10
@@ -50,7 +50,7 @@ def test_data_waits_for_the_narrower_window(narrow: str) -> None:
     assert b"".join(f[3] for f in [*first, second, *rest]) == data + b"more"
     assert last == (H, WHOLE | ENDS, 1, TRAILERS)
     assert heard.events[-1] == ("drained", 1)
-    assert (connection.queued, connection.streams) == (0, {})
+    assert (connection.sender.queued, connection.streams) == (0, {})
 
 
 def test_trailers_alone_need_no_window() -> None:
@@ -129,7 +129,7 @@ def test_no_more_is_sent_than_the_windows_allow_and_nothing_is_lost(
                 window[0] -= len(data)
                 assert min(window[number], window[0]) >= 0
         assert all(sent[number].startswith(got[number]) for number in sent)
-        assert connection.queued == sum(len(sent[n]) - len(got[n]) for n in sent)
+        assert connection.sender.queued == sum(len(sent[n]) - len(got[n]) for n in sent)
 
     for step, number, size in steps:
         if step == "send":
