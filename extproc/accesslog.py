@@ -1,6 +1,6 @@
 """The access-log service: every entry of a planned call becomes one settled outcome.
 
-Knows: the codec, the pipeline and the ledger. Must not know: gRPC or sockets.
+Knows: the codec, the pipeline and the usage log. Must not know: gRPC or sockets.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 from extproc import wire
 from extproc.inflight import InFlight
 from extproc.pipeline import Gateway, settle
-from extproc.ports import Ledger
+from extproc.ports import UsageLog
 
 log: Final = logging.getLogger(__name__)
 
@@ -19,9 +19,9 @@ log: Final = logging.getLogger(__name__)
 class AccessLog:
     """Settles batches as Envoy flushes them (every 50 ms)."""
 
-    def __init__(self, gateway: Gateway, ledger: Ledger, inflight: InFlight) -> None:
+    def __init__(self, gateway: Gateway, usage_log: UsageLog, inflight: InFlight) -> None:
         self._gateway = gateway
-        self._ledger = ledger
+        self._usage_log = usage_log
         self._inflight = inflight
 
     def receive(self, raw: bytes) -> None:
@@ -37,4 +37,4 @@ class AccessLog:
             self._gateway.observer.store_error("accesslog", "decode")
             log.warning("access log message is not readable")
         if outcomes:
-            self._ledger.record(outcomes)
+            self._usage_log.record(outcomes)

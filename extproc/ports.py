@@ -17,7 +17,7 @@ class Identify(Protocol):
     async def authenticate(self, headers: Mapping[str, str], now: float) -> Principal: ...
 
 
-class Ledger(Protocol):
+class UsageLog(Protocol):
     """Keep one row per planned call, once per `Outcome.id` however often it is recorded."""
 
     def record(self, outcomes: Sequence[Outcome]) -> None:

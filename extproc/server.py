@@ -32,7 +32,7 @@ from extproc.schema import Config
 from extproc.service import Processor
 from extproc.snapshot import compile_snapshot
 from extproc.stores.keys import KeyStore
-from extproc.stores.ledger import SqliteLedger
+from extproc.stores.usage_log import SqliteUsageLog
 from extproc.telemetry.metrics import Metrics
 from extproc.transport import Transport
 from extproc.transport.grpcio import GrpcioTransport
@@ -75,7 +75,7 @@ class Server:
             tiers=config.tiers,
             on_error=self._jwks_error,
         )
-        self._ledger = SqliteLedger(places.ledger, self.metrics)
+        self._usage_log = SqliteUsageLog(places.ledger, self.metrics)
         self._inflight = InFlight(time.time)
         gateway = Gateway(
             snapshot=compile_snapshot(config, time.time()),
@@ -88,7 +88,7 @@ class Server:
         )
         limit = config.server.max_request_bytes
         streams = Processor(gateway, self._inflight)
-        logs = AccessLog(gateway, self._ledger, self._inflight)
+        logs = AccessLog(gateway, self._usage_log, self._inflight)
         self._transport: Transport
         kind = config.server.transport
         if kind == "grpcio" or (kind == "auto" and config.server.processor_address):
@@ -128,7 +128,7 @@ class Server:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         # Bounded: a disk that is full must not keep the process from leaving.
-        await asyncio.to_thread(self._ledger.close)
+        await asyncio.to_thread(self._usage_log.close)
         self._keys.close()
         await self._admin.close()
 

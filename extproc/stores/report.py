@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from extproc.stores.ledger import BUSY_TIMEOUT_S, schema_version
+from extproc.stores.usage_log import BUSY_TIMEOUT_S, schema_version
 
 GROUPS: Final = {
     "key": "key_id",

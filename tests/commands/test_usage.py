@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from extproc.commands.usage import moment_ms, usage, usd
 from extproc.domain import Ended, Outcome, Usage, UsageSource
 from extproc.ports import SilentObserver
-from extproc.stores.ledger import SqliteLedger
+from extproc.stores.usage_log import SqliteUsageLog
 
 NEW_YEAR_MS = 1_735_689_600_000
 OUTCOME = Outcome(
@@ -47,7 +47,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def keep(*outcomes: Outcome) -> None:
-    with closing(SqliteLedger(Path(".llm-edge/ledger.db"), SilentObserver())) as ledger:
+    with closing(SqliteUsageLog(Path(".llm-edge/ledger.db"), SilentObserver())) as ledger:
         ledger.record([replace(o, id=str(n)) for n, o in enumerate(outcomes)])
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from extproc.domain import Ended, Outcome, Usage, UsageSource
 from extproc.ports import SilentObserver
-from extproc.stores.ledger import SqliteLedger
 from extproc.stores.report import GROUPS, UsageRow, total, usage_report
+from extproc.stores.usage_log import SqliteUsageLog
 
 DAY_MS = 86_400_000
 OUTCOME = Outcome(
@@ -46,7 +46,7 @@ def kept(tmp_path: Path) -> Kept:
     def keep(outcomes: Sequence[Outcome]) -> Path:
         path = tmp_path / "ledger.db"
         path.unlink(missing_ok=True)
-        with closing(SqliteLedger(path, SilentObserver())) as ledger:
+        with closing(SqliteUsageLog(path, SilentObserver())) as ledger:
             ledger.record([replace(o, id=f"{n}") for n, o in enumerate(outcomes)])
         return path
 
@@ -125,7 +125,7 @@ def test_refuses_other_names(tmp_path: Path, by: tuple[str, ...]) -> None:
 def test_reads_beside_a_writer(tmp_path: Path) -> None:
     """A transaction in progress neither blocks a report nor shows in it."""
     path = tmp_path / "ledger.db"
-    with closing(SqliteLedger(path, SilentObserver())), closing(sqlite3.connect(path)) as writer:
+    with closing(SqliteUsageLog(path, SilentObserver())), closing(sqlite3.connect(path)) as writer:
         writer.execute("BEGIN IMMEDIATE")
         assert usage_report(path) == []
 

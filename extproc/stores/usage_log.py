@@ -114,7 +114,7 @@ def schema_version(db: sqlite3.Connection) -> int:
     return int(version)
 
 
-class SqliteLedger:
+class SqliteUsageLog:
     """Rows in a SQLite file, once per `Outcome.id` however often they are recorded."""
 
     def __init__(self, path: Path, observer: Observer, max_queued: int = 100_000) -> None:
@@ -134,11 +134,11 @@ class SqliteLedger:
         self._overflowing = False
         self._closing = threading.Event()
         self._give_up_at = 0.0
-        self._writer = threading.Thread(target=self._run, name="ledger", daemon=True)
+        self._writer = threading.Thread(target=self._run, name="usage log", daemon=True)
         self._writer.start()
 
     def __repr__(self) -> str:
-        return f"SqliteLedger({str(self._path)!r}, queued={len(self._queue)})"
+        return f"SqliteUsageLog({str(self._path)!r}, queued={len(self._queue)})"
 
     def record(self, outcomes: Sequence[Outcome]) -> None:
         """Queue rows for the writer; never raises, never waits for the disk."""
@@ -152,9 +152,9 @@ class SqliteLedger:
             self._overflowing = lost > 0
             self._wake.notify()
         for _ in range(lost):
-            self._observer.store_error("ledger", "overflow")
+            self._observer.store_error("usage_log", "overflow")
         if first:
-            log.error("ledger takes no more rows, they are lost", extra={"max": self._max_queued})
+            log.error("usage log takes no more rows", extra={"max": self._max_queued})
 
     async def flush(self) -> None:
         """Return when every row accepted so far is committed: as late as the disk allows."""
@@ -185,12 +185,12 @@ class SqliteLedger:
                 db = db or _open(self._path)
                 self._write(db, batch)
             except (sqlite3.Error, OSError) as error:
-                self._observer.store_error("ledger", "write")
+                self._observer.store_error("usage_log", "write")
                 if db is not None:
                     db.close()
                     db = None
                 if not backoff_s:
-                    log.warning("ledger not written, rows wait", extra={"reason": str(error)})
+                    log.warning("usage log not written, rows wait", extra={"reason": str(error)})
                 if self._closing.is_set() and time.monotonic() >= self._give_up_at:
                     break
                 backoff_s = min(max(backoff_s * 2, BACKOFF_FIRST_S), BACKOFF_LAST_S)
@@ -198,7 +198,7 @@ class SqliteLedger:
                     time.sleep(BACKOFF_FIRST_S)  # the event stays set and would let this spin
             else:
                 if backoff_s:
-                    log.info("ledger is written again")
+                    log.info("usage log is written again")
                 backoff_s = 0.0
                 self._forget(len(batch))
         if db is not None:
@@ -240,8 +240,8 @@ class SqliteLedger:
             try:
                 db.execute(_insert(1), _row(outcome))
             except _ROW_FAULTS:
-                self._observer.store_error("ledger", "row")
-                log.exception("ledger row cannot be written, it is lost")
+                self._observer.store_error("usage_log", "row")
+                log.exception("usage log row cannot be written, it is lost")
 
     def _forget(self, rows: int) -> None:
         with self._wake:
@@ -257,7 +257,7 @@ class SqliteLedger:
     def _give_up(self) -> None:
         lost = len(self._queue)
         for _ in range(lost):
-            self._observer.store_error("ledger", "overflow")
+            self._observer.store_error("usage_log", "overflow")
         if lost:
-            log.error("ledger closed with rows unwritten, they are lost", extra={"rows": lost})
+            log.error("usage log closed with rows unwritten, they are lost", extra={"rows": lost})
         self._forget(lost)

@@ -17,8 +17,8 @@ import pytest
 
 from extproc.domain import Ended, Outcome, Usage, UsageSource
 from extproc.ports import SilentObserver
-from extproc.stores import ledger as module
-from extproc.stores.ledger import SqliteLedger
+from extproc.stores import usage_log as module
+from extproc.stores.usage_log import SqliteUsageLog
 
 OUTCOME = Outcome(
     id="id-0",
@@ -86,21 +86,21 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def ledger(path: Path, observer: Watching) -> Iterator[SqliteLedger]:
-    opened = SqliteLedger(path, observer, max_queued=1_000)
+def ledger(path: Path, observer: Watching) -> Iterator[SqliteUsageLog]:
+    opened = SqliteUsageLog(path, observer, max_queued=1_000)
     yield opened
     opened.close()
 
 
 @pytest.fixture
-def locked(ledger: SqliteLedger, path: Path) -> Iterator[sqlite3.Connection]:
+def locked(ledger: SqliteUsageLog, path: Path) -> Iterator[sqlite3.Connection]:
     """Another connection that holds the write lock until it is rolled back or closed."""
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield other
 
 
-async def test_keeps_every_field(ledger: SqliteLedger, path: Path) -> None:
+async def test_keeps_every_field(ledger: SqliteUsageLog, path: Path) -> None:
     """A row is the outcome and its UTC day."""
     ledger.record([OUTCOME])
     await ledger.flush()
@@ -113,7 +113,7 @@ async def test_keeps_every_field(ledger: SqliteLedger, path: Path) -> None:
     ]
 
 
-async def test_once_per_id(ledger: SqliteLedger, path: Path, observer: Watching) -> None:
+async def test_once_per_id(ledger: SqliteUsageLog, path: Path, observer: Watching) -> None:
     """The first record of an id stands; the client's request id does not matter."""
     ledger.record([OUTCOME, OUTCOME])
     await ledger.flush()
@@ -127,27 +127,27 @@ async def test_once_per_id(ledger: SqliteLedger, path: Path, observer: Watching)
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 63, 64, 65, 137, 1_000])
-async def test_batches_of_any_size(ledger: SqliteLedger, path: Path, count: int) -> None:
+async def test_batches_of_any_size(ledger: SqliteUsageLog, path: Path, count: int) -> None:
     """However many rows come at once, each is written once."""
     ledger.record(outcomes(count))
     await ledger.flush()
     assert rows(path, "id") == [(f"id-{n}",) for n in range(count)]
 
 
-async def test_unknown_cost_is_null(ledger: SqliteLedger, path: Path) -> None:
+async def test_unknown_cost_is_null(ledger: SqliteUsageLog, path: Path) -> None:
     """No price is not a price of 0."""
     ledger.record([replace(OUTCOME, cost_pico_usd=None)])
     await ledger.flush()
     assert rows(path, "cost_pico_usd") == [(None,)]
 
 
-async def test_flush_without_rows(ledger: SqliteLedger) -> None:
+async def test_flush_without_rows(ledger: SqliteUsageLog) -> None:
     """An idle ledger is flushed already."""
     await ledger.flush()
 
 
 async def test_a_locked_file_loses_nothing(
-    hasty: None, ledger: SqliteLedger, path: Path, observer: Watching, locked: sqlite3.Connection
+    hasty: None, ledger: SqliteUsageLog, path: Path, observer: Watching, locked: sqlite3.Connection
 ) -> None:
     """Rows wait for another writer to let go, and are counted as late."""
     ledger.record(outcomes(100))
@@ -156,12 +156,12 @@ async def test_a_locked_file_loses_nothing(
     locked.execute("ROLLBACK")
     await ledger.flush()
     assert len(rows(path)) == 200
-    assert set(observer.errors) == {("ledger", "write")}
+    assert set(observer.errors) == {("usage_log", "write")}
 
 
 @pytest.mark.usefixtures("hasty")
 async def test_overflow_is_counted_and_logged_once_per_burst(
-    ledger: SqliteLedger,
+    ledger: SqliteUsageLog,
     path: Path,
     observer: Watching,
     locked: sqlite3.Connection,
@@ -171,7 +171,7 @@ async def test_overflow_is_counted_and_logged_once_per_burst(
     caplog.set_level(logging.ERROR)
     for start in range(0, 1_500, 100):
         ledger.record(outcomes(1_500)[start : start + 100])
-    assert observer.errors.count(("ledger", "overflow")) == 500
+    assert observer.errors.count(("usage_log", "overflow")) == 500
     assert len(caplog.records) == 1
     locked.execute("ROLLBACK")
     await ledger.flush()
@@ -182,7 +182,7 @@ async def test_overflow_is_counted_and_logged_once_per_burst(
 
 
 async def test_a_bad_row_does_not_hold_up_the_others(
-    ledger: SqliteLedger, path: Path, observer: Watching
+    ledger: SqliteUsageLog, path: Path, observer: Watching
 ) -> None:
     """A number of 70 bits, a lone surrogate and a year without a date are lost alone."""
     good = outcomes(100)
@@ -194,23 +194,23 @@ async def test_a_bad_row_does_not_hold_up_the_others(
     ledger.record([*good[:50], *bad, *good[50:]])
     await ledger.flush()
     assert len(rows(path)) == 100
-    assert observer.errors == [("ledger", "row")] * 3
+    assert observer.errors == [("usage_log", "row")] * 3
 
 
 async def test_close_writes_what_is_queued(path: Path, observer: Watching) -> None:
     """Closing is flushing; later rows are counted as lost, and a second close is nothing."""
-    ledger = SqliteLedger(path, observer)
+    ledger = SqliteUsageLog(path, observer)
     ledger.record(outcomes(500))
     ledger.close()
     ledger.close()
     assert len(rows(path)) == 500
     ledger.record([OUTCOME])
-    assert observer.errors == [("ledger", "overflow")]
+    assert observer.errors == [("usage_log", "overflow")]
     await ledger.flush()
 
 
 async def test_close_gives_up_on_a_locked_file(
-    hasty: None, ledger: SqliteLedger, observer: Watching, locked: sqlite3.Connection
+    hasty: None, ledger: SqliteUsageLog, observer: Watching, locked: sqlite3.Connection
 ) -> None:
     """A file nobody can write does not hold the process; the loss is counted, flushes return."""
     ledger.record(outcomes(3))
@@ -218,11 +218,11 @@ async def test_close_gives_up_on_a_locked_file(
     await asyncio.to_thread(observer.failed_to_write.wait)
     await asyncio.to_thread(ledger.close)
     await waiting
-    assert observer.errors.count(("ledger", "overflow")) == 3
+    assert observer.errors.count(("usage_log", "overflow")) == 3
 
 
 def test_a_flush_nobody_waits_for(
-    hasty: None, ledger: SqliteLedger, path: Path, locked: sqlite3.Connection
+    hasty: None, ledger: SqliteUsageLog, path: Path, locked: sqlite3.Connection
 ) -> None:
     """An event loop that ended in the middle of a flush does not stop the writer."""
     ledger.record(outcomes(3))
@@ -242,10 +242,10 @@ CHILD = """
 import asyncio, resource, signal, sys
 from dataclasses import replace
 from pathlib import Path
-from extproc.stores.ledger import SqliteLedger
-from tests.stores.test_ledger import OUTCOME, Watching, outcomes
+from extproc.stores.usage_log import SqliteUsageLog
+from tests.stores.test_usage_log import OUTCOME, Watching, outcomes
 observer = Watching()
-ledger = SqliteLedger(Path(sys.argv[1]), observer)
+ledger = SqliteUsageLog(Path(sys.argv[1]), observer)
 """
 DIES = """
 ledger.record(outcomes(1_000))
@@ -261,7 +261,7 @@ observer.failed_to_write.wait()
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
 asyncio.run(ledger.flush())
 ledger.close()
-assert set(observer.errors) == {("ledger", "write")}
+assert set(observer.errors) == {("usage_log", "write")}
 """
 
 
@@ -290,7 +290,7 @@ def test_a_full_disk_loses_nothing(path: Path) -> None:
 def test_reopens_its_file(path: Path, observer: Watching) -> None:
     """A second start finds the schema and adds to it."""
     for number in range(2):
-        with closing(SqliteLedger(path, observer)) as ledger:
+        with closing(SqliteUsageLog(path, observer)) as ledger:
             ledger.record([replace(OUTCOME, id=str(number))])
     assert len(rows(path)) == 2
     assert path.stat().st_mode & 0o777 == 0o600
@@ -298,11 +298,11 @@ def test_reopens_its_file(path: Path, observer: Watching) -> None:
 
 def test_refuses_a_later_schema(path: Path, observer: Watching) -> None:
     """A file of a newer version is an error at the start, not a surprise later."""
-    SqliteLedger(path, observer).close()
+    SqliteUsageLog(path, observer).close()
     with closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA user_version = 2")
     with pytest.raises(sqlite3.DatabaseError, match="later version"):
-        SqliteLedger(path, observer)
+        SqliteUsageLog(path, observer)
 
 
 def test_refuses_a_file_that_is_no_database(path: Path, observer: Watching) -> None:
@@ -310,10 +310,10 @@ def test_refuses_a_file_that_is_no_database(path: Path, observer: Watching) -> N
     path.parent.mkdir()
     path.write_bytes(b"not a database" * 100)
     with pytest.raises(sqlite3.DatabaseError):
-        SqliteLedger(path, observer)
+        SqliteUsageLog(path, observer)
     assert path.read_bytes() == b"not a database" * 100
 
 
-def test_repr(ledger: SqliteLedger, path: Path) -> None:
+def test_repr(ledger: SqliteUsageLog, path: Path) -> None:
     """The repr says where and how much."""
-    assert repr(ledger) == f"SqliteLedger({str(path)!r}, queued=0)"
+    assert repr(ledger) == f"SqliteUsageLog({str(path)!r}, queued=0)"
