@@ -37,4 +37,5 @@ class AccessLog:
             self._gateway.observer.store_error("accesslog", "decode")
             log.warning("access log message is not readable")
         if outcomes:
+            self._gateway.ledger.flush()
             self._usage_log.record(outcomes)

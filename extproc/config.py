@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from extproc.schema import NAME_PATTERN, Config, parse_duration
 
@@ -147,12 +148,17 @@ def _legal(location: Sequence[str | int]) -> list[str]:
     here: Any = Config
     for part in location:
         if isinstance(here, type) and issubclass(here, BaseModel):
-            here = here.model_fields[str(part)].annotation
+            here = _fields(here)[str(part)].annotation
         else:
             here = typing.get_args(here)[-1 if typing.get_origin(here) is dict else 0]
         while typing.get_origin(here) in {Annotated, typing.Union, types.UnionType}:
             here = next(a for a in typing.get_args(here) if a is not types.NoneType)
-    return sorted(here.model_fields)
+    return sorted(_fields(here))
+
+
+def _fields(section: type[BaseModel]) -> dict[str, FieldInfo]:
+    """Return the fields of a section by their written names."""
+    return {field.alias or name: field for name, field in section.model_fields.items()}
 
 
 def _quickstart(env: Mapping[str, str]) -> dict[str, Any]:

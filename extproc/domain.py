@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, TypeAlias
 
+from extproc.limits import Hold
+
 PICO_USD_PER_USD = 10**12  # prices of 1e-6 USD per million tokens stay whole numbers
 
 Dialect: TypeAlias = Literal["openai", "anthropic"]
@@ -101,6 +103,7 @@ class Call:
     `stream_options_span` covers the JSON value of `stream_options`, None where absent.
     `object_start` is the offset just after the opening brace: where a new member may be put.
     `max_output_tokens` is the caller's bound per choice, None where absent.
+    `limit_spans` cover the JSON values of every bound of output there is in the body.
     `text_bytes` is the size of what a tokenizer would see (the whole body is an upper bound).
     """
 
@@ -114,6 +117,7 @@ class Call:
     max_output_tokens: int | None
     choices: int
     text_bytes: int
+    limit_spans: tuple[Span, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +151,7 @@ class Model:
     name: str
     strategy: str
     targets: tuple[Target, ...]
+    max_output_tokens: int = 4096  # of a call that gives none, where a limit counts them
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +272,8 @@ class Forward:
     model_span: Span  # in the body as forwarded
     strip_usage: bool
     body_bytes: int
+    headers: tuple[tuple[str, bytes], ...] = ()  # for the answer: the caller's limits
+    hold: Hold | None = None
 
 
 @dataclass(frozen=True, slots=True)

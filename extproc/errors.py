@@ -44,7 +44,10 @@ KINDS: Final[dict[str, Kind]] = {
 
 
 class Denied(Exception):
-    """Refuse a call. `code` is a key of `KINDS`; `retry_after_s` becomes `Retry-After`."""
+    """Refuse a call. `code` is a key of `KINDS`; `retry_after_s` becomes `Retry-After`.
+
+    `headers` go on the answer beside those every refusal has.
+    """
 
     def __init__(
         self,
@@ -53,12 +56,14 @@ class Denied(Exception):
         *,
         param: str | None = None,
         retry_after_s: int | None = None,
+        headers: tuple[tuple[str, bytes], ...] = (),
     ) -> None:
         super().__init__(code, message)
         self.code = code
         self.message = message
         self.param = param
         self.retry_after_s = retry_after_s
+        self.headers = headers
 
     @property
     def status(self) -> int:
@@ -90,6 +95,7 @@ def render(denied: Denied, dialect: Dialect, request_id: str) -> Reply:
     else:
         body = openai_body(denied.code, denied.message, denied.param)
     headers: tuple[tuple[str, bytes], ...] = (("content-type", b"application/json"),)
+    headers += denied.headers
     if denied.retry_after_s is not None:
         headers += (("retry-after", str(denied.retry_after_s).encode()),)
     if denied.status == KINDS["invalid_api_key"].status:

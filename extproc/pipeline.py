@@ -14,24 +14,32 @@ from extproc.dialects import openai
 from extproc.domain import (
     ENDPOINTS,
     MODELS_PATH,
+    Call,
     Continue,
     Endpoint,
     Forward,
     Head,
     LogEntry,
     Outcome,
+    Plan,
     Principal,
     Reply,
 )
 from extproc.errors import Denied
+from extproc.limits import Grant, Settlement
 from extproc.policies import models, routing
+from extproc.policies.client_ip import client_address
 from extproc.policies.estimate import Estimator
-from extproc.ports import Identify, Observer
+from extproc.policies.reserve import ask_for, subjects_of
+from extproc.ports import Identify, Ledger, Observer
 from extproc.record import Foreign, decode
 from extproc.settlement import settle as settle_entry
+from extproc.settlement import settlement_of
 from extproc.snapshot import Snapshot
 
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")  # what is kept of a client's choosing
+
+NO_GRANT: Final = Grant(0, ())
 
 
 @dataclass(slots=True)
@@ -44,6 +52,7 @@ class Gateway:
     snapshot: Snapshot
     identity: Identify
     observer: Observer
+    ledger: Ledger
     estimator: Estimator
     clock: Callable[[], float]
     new_id: Callable[[], str]
@@ -104,17 +113,48 @@ async def admit(gateway: Gateway, identified: Identified, body: bytes) -> Forwar
     call = openai.read(identified.endpoint, body)
     principal = identified.principal
     plan = routing.plan(snapshot, identified.head, principal, call, gateway.draw())
-    rewritten = openai.rewrite(body, call, plan.attempts[0].model)
+    call_id = gateway.new_id()
+    grant = await _reserve(gateway, identified, call_id, call, plan)
+    try:
+        rewritten = openai.rewrite(body, call, plan.attempts[0].model, grant.output or None)
+    except BaseException:  # a bug must not hold a slot for the length of a lease
+        gateway.ledger.settle(Settlement(call_id, (0, 0, 0), certain=True, hold=grant.hold))
+        raise
     return Forward(
         plan=plan,
         call=call,
         principal=principal,
-        id=gateway.new_id(),
+        id=call_id,
         body=rewritten.body,
         model_span=rewritten.model_span,
         strip_usage=rewritten.strip_usage,
         body_bytes=len(body),
+        headers=grant.headers,
+        hold=grant.hold,
     )
+
+
+async def _reserve(
+    gateway: Gateway, identified: Identified, call_id: str, call: Call, plan: Plan
+) -> Grant:
+    snapshot, principal = identified.snapshot, identified.principal
+    tier = snapshot.tiers[principal.tier]
+    if not tier.scopes:
+        return NO_GRANT
+    address = ""
+    if tier.by_address:
+        address = client_address(identified.head.headers, snapshot.trusted_hops)
+    ask = ask_for(
+        call_id,
+        subjects_of(tier, principal, address),
+        tier,
+        call,
+        plan.attempts,
+        prompt_tokens=gateway.estimator.reserve_input(call.model, call.text_bytes),
+        usual_output=snapshot.models[call.model].max_output_tokens,
+        timeout_ms=plan.timeout_ms,
+    )
+    return await gateway.ledger.admit(ask)
 
 
 def settle(gateway: Gateway, entry: LogEntry) -> Outcome | None:
@@ -125,6 +165,7 @@ def settle(gateway: Gateway, entry: LogEntry) -> Outcome | None:
         gateway.observer.store_error("accesslog", "decode")
         return None
     outcome = settle_entry(entry, record, gateway.estimator)
+    gateway.ledger.settle(settlement_of(outcome, record))
     gateway.observer.settled(outcome)
     return outcome
 

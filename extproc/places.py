@@ -41,3 +41,8 @@ class Places:
     def ledger(self) -> Path:
         """SQLite file of settled calls."""
         return self.state / "ledger.db"
+
+    @property
+    def limits(self) -> Path:
+        """Journal of what limits have been used."""
+        return self.state / "limits.journal"

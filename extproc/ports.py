@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from extproc.domain import Outcome, Principal
+from extproc.limits import Ask, Grant, Settlement
 
 
 class Identify(Protocol):
@@ -27,6 +28,36 @@ class UsageLog(Protocol):
         """Return when every accepted row is on disk."""
 
 
+class Ledger(Protocol):
+    """Keep reservations and the counters they are charged to."""
+
+    async def admit(self, ask: Ask) -> Grant:
+        """Reserve, over all of the call's accounts or none. Raises Denied; charges nothing then.
+
+        Suspends only for a remote store, or for a slot of concurrency.
+        """
+
+    def settle(self, settlement: Settlement) -> None:
+        """Replace a reservation by the truth, once per id; never raises, never blocks."""
+
+    def flush(self) -> None:
+        """Hand on what was settled since the last time; never raises, never blocks."""
+
+
+class Unlimited:
+    """A ledger for where nothing is limited."""
+
+    async def admit(self, ask: Ask) -> Grant:
+        """Grant what is asked."""
+        return Grant(ask.output, ())
+
+    def settle(self, settlement: Settlement) -> None:
+        """Forget it."""
+
+    def flush(self) -> None:
+        """Do nothing."""
+
+
 class Observer(Protocol):
     """Count what happened. Implementations never raise and never block."""
 
@@ -37,6 +68,8 @@ class Observer(Protocol):
     def settled(self, outcome: Outcome) -> None: ...
 
     def store_error(self, store: str, op: str) -> None: ...
+
+    def limited(self, limit: str) -> None: ...
 
 
 class SilentObserver:
@@ -53,3 +86,6 @@ class SilentObserver:
 
     def store_error(self, store: str, op: str) -> None:
         """Ignore a failure."""
+
+    def limited(self, limit: str) -> None:
+        """Ignore a limit that was hit."""

@@ -12,6 +12,7 @@ from typing import Annotated
 import msgspec
 
 from extproc.domain import Forward, Price, Target, once
+from extproc.limits import Hold
 
 
 class Attempt(msgspec.Struct, array_like=True, frozen=True):
@@ -37,6 +38,7 @@ class Record(msgspec.Struct, array_like=True, frozen=True):
     model: str
     stream: bool
     attempts: Annotated[list[Attempt], msgspec.Meta(min_length=1)]
+    hold: Hold | None = None  # where the ledger does not keep it itself
 
 
 _decoder = msgspec.json.Decoder(Record)
@@ -59,6 +61,8 @@ def encode(forward: Forward) -> bytes:
         call.stream,
         forward.plan.attempts,
     )
+    if forward.hold is not None:
+        shared = b"%b,%b]" % (shared[:-1], _encode(forward.hold))
     return b"[%b,%d,%b" % (_encode(forward.id), call.text_bytes, shared)
 
 

@@ -19,6 +19,9 @@ from extproc.addresses import is_local
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024  # Envoy buffers the whole body for retries
 _UNITS_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION: Final = re.compile(r"^(\d+(?:\.\d+)?)(ms|s|m|h|d)$")
+MAX_USD: Final = 9_000_000  # in pico-USD it fits the 64-bit counters of every store
+MAX_COUNT: Final = 2**53 - 1  # what Redis' scripts count exactly
+MAX_RATE: Final = 1_000_000  # one request a microsecond, the resolution of the rate
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 
 
@@ -49,6 +52,13 @@ def _price(value: object) -> Decimal:
     return price
 
 
+def _usd(value: object) -> Decimal:
+    amount = _price(value)
+    if amount > MAX_USD:
+        raise ValueError(f"USD: at most {MAX_USD}")
+    return amount
+
+
 def _endpoint(value: str) -> str:
     pattern = r"^https?://(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(?::\d{1,5})?(?:/[A-Za-z0-9._~/-]*)?$"
     if not re.fullmatch(pattern, value):
@@ -58,6 +68,8 @@ def _endpoint(value: str) -> str:
 
 Seconds = Annotated[float, BeforeValidator(_duration), Field(gt=0, allow_inf_nan=False)]
 UsdPerMillion = Annotated[Decimal, BeforeValidator(_price)]
+Usd = Annotated[Decimal, BeforeValidator(_usd)]
+Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Url = Annotated[str, AfterValidator(_endpoint)]
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -107,6 +119,7 @@ class Server(_Section):
     max_request_bytes: Annotated[int, Field(ge=1024, le=MAX_BODY_BYTES)]
     max_connections: Annotated[int, Field(ge=1)]
     drain_seconds: Seconds
+    trusted_hops: Annotated[int, Field(ge=0, le=16)] = 0  # proxies before Envoy that are believed
     tls: Tls | None = None
     cors: Cors = Cors()
 
@@ -165,14 +178,24 @@ class Auth(_Section):
 
 
 class Tier(_Section):
-    requests_per_second: Annotated[float, Field(gt=0)] | None = None
-    burst: Annotated[int, Field(ge=1)] | None = None
-    requests_per_day: Annotated[int, Field(ge=1)] | None = None
-    concurrent_requests: Annotated[int, Field(ge=1)] | None = None
-    tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
-    tokens_per_day: Annotated[int, Field(ge=1)] | None = None
-    usd_per_day: UsdPerMillion | None = None
-    usd_per_month: UsdPerMillion | None = None
+    """Limits of one caller, or of a scope below; what is absent is unlimited."""
+
+    requests_per_second: Annotated[float, Field(gt=0, le=MAX_RATE)] | None = None
+    burst: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
+    requests_per_day: Count | None = None
+    concurrent_requests: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
+    tokens_per_minute: Count | None = None
+    tokens_per_day: Count | None = None
+    usd_per_day: Usd | None = None
+    usd_per_month: Usd | None = None
+
+
+class Limits(_Section):
+    """Limits that hold beside the tier's: for the whole gateway, each address, each tenant."""
+
+    whole: Annotated[Tier | None, Field(alias="global")] = None
+    per_ip: Tier | None = None
+    per_tenant: Tier | None = None
 
 
 class Prices(_Section):
@@ -201,6 +224,8 @@ class TargetConfig(_Section):
 class ModelConfig(_Section):
     strategy: Literal["priority", "weighted"] = "priority"
     targets: Annotated[tuple[TargetConfig, ...], Field(min_length=1, max_length=16)]
+    # Reserved, and set as the call's bound, where a limit counts tokens or money and it has none.
+    max_output_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] = 4096
 
 
 class Timeouts(_Section):
@@ -223,6 +248,7 @@ class Config(_Section):
     state: State
     auth: Auth
     tiers: dict[Name, Tier]
+    limits: Limits = Limits()
     providers: dict[Name, Provider]
     models: dict[str, ModelConfig]
     timeouts: Timeouts

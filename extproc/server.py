@@ -31,7 +31,9 @@ from extproc.policies.estimate import Estimator
 from extproc.schema import Config
 from extproc.service import Processor
 from extproc.snapshot import compile_snapshot
+from extproc.stores.journal import Journal
 from extproc.stores.keys import KeyStore
+from extproc.stores.memory import MemoryLedger
 from extproc.stores.usage_log import SqliteUsageLog
 from extproc.telemetry.metrics import Metrics
 from extproc.transport import Transport
@@ -77,10 +79,12 @@ class Server:
         )
         self._usage_log = SqliteUsageLog(places.ledger, self.metrics)
         self._inflight = InFlight(time.time)
+        self._ledger = MemoryLedger(time.time, self.metrics, Journal(places.limits))
         gateway = Gateway(
             snapshot=compile_snapshot(config, time.time()),
             identity=self._identity,
             observer=self.metrics,
+            ledger=self._ledger,
             estimator=Estimator(),
             clock=time.time,
             new_id=_new_id,
@@ -130,6 +134,7 @@ class Server:
         # Bounded: a disk that is full must not keep the process from leaving.
         await asyncio.to_thread(self._usage_log.close)
         self._keys.close()
+        self._ledger.close()
         await self._admin.close()
 
     async def readiness(self) -> Readiness:
@@ -170,6 +175,13 @@ class Server:
 
     async def _housekeeping(self) -> None:
         await asyncio.sleep(HOUSEKEEPING_S)
+        if self._ledger.sweep():
+            self.metrics.store_error("ledger", "expired")
+        try:
+            await asyncio.to_thread(self._ledger.sync)
+        except OSError:
+            # Failure mode: open. A power cut would lose what is not on the disk, a kill nothing.
+            self.metrics.store_error("journal", "sync")
         overdue = self._inflight.expire()
         if overdue:
             self.metrics.store_error("accesslog", "lost")

@@ -9,11 +9,13 @@ from http import HTTPStatus
 from typing import Final
 
 from extproc.domain import Ended, LogEntry, Outcome, Usage, UsageSource
+from extproc.limits import Settlement
 from extproc.policies.cost import cost_pico_usd
 from extproc.policies.estimate import Estimator
 from extproc.policies.usage import read_usage
 from extproc.record import Record, price_of
 
+NOT_THE_CALLERS: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
 NOTHING: Final = Usage(0, 0, 0, UsageSource.NONE)
 
 
@@ -45,6 +47,22 @@ def settle(entry: LogEntry, record: Record, estimator: Estimator) -> Outcome:
         response_bytes=entry.response_bytes,
         flags=",".join(entry.flags),
     )
+
+
+def settlement_of(outcome: Outcome, record: Record) -> Settlement:
+    """Return what the call takes from its limits.
+
+    A call that failed before its first byte for no fault of the caller takes nothing; the caller's
+    own error is a request all the same.
+    """
+    usage = outcome.usage
+    served = outcome.ended is not Ended.FAILED or (
+        HTTPStatus.BAD_REQUEST <= outcome.status < HTTPStatus.INTERNAL_SERVER_ERROR
+        and outcome.status not in NOT_THE_CALLERS
+    )
+    amount = (int(served), usage.input + usage.output, outcome.cost_pico_usd or 0)
+    certain = usage.source in {UsageSource.PROVIDER, UsageSource.NONE}
+    return Settlement(record.id, amount, certain, record.hold)
 
 
 def _ended(entry: LogEntry) -> Ended:

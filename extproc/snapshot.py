@@ -11,7 +11,9 @@ from decimal import Decimal
 from types import MappingProxyType
 
 from extproc.domain import PICO_USD_PER_USD, Model, Price, Target
+from extproc.limits import Tier
 from extproc.schema import Config, Prices
+from extproc.tiers import compile_tiers
 
 _PICO_USD_PER_TOKEN = PICO_USD_PER_USD // 1_000_000  # of 1 USD per million tokens
 
@@ -24,6 +26,8 @@ class Snapshot:
     max_request_bytes: int
     timeout_ms: Mapping[str, int]  # embedding, completion, streaming
     started_at: int  # unix seconds: the `created` of every listed model
+    tiers: Mapping[str, Tier]
+    trusted_hops: int
 
 
 def compile_snapshot(config: Config, now: float) -> Snapshot:
@@ -40,7 +44,7 @@ def compile_snapshot(config: Config, now: float) -> Snapshot:
             )
             for target in written.targets
         )
-        models[name] = Model(name, written.strategy, targets)
+        models[name] = Model(name, written.strategy, targets, written.max_output_tokens)
     timeouts = config.timeouts
     return Snapshot(
         models=MappingProxyType(models),
@@ -53,6 +57,8 @@ def compile_snapshot(config: Config, now: float) -> Snapshot:
             }
         ),
         started_at=int(now),
+        tiers=compile_tiers(config),
+        trusted_hops=config.server.trusted_hops,
     )
 
 

@@ -22,6 +22,7 @@ OVERWRITE: Final = core_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 NAMESPACE: Final = b"llm"  # dynamic metadata for Envoy's router: the plan
 CALL: Final = b"llm.call"  # for the filters, which read all of a namespace or nothing; and the log
 SERVED: Final = b"llm.served"  # the model's name at the provider, for the response header
+LIMITS: Final = b"llm.limits"  # for the route, which puts them on the answer as headers
 CALL_NAMESPACE: Final = CALL.decode()
 STREAM_NAMESPACE: Final = "llm.stream"  # dynamic metadata Envoy's response probe writes
 _CONTINUE_HEADERS: Final = ext_proc_pb2.ProcessingResponse(
@@ -121,6 +122,9 @@ def encode_forward(forward: Forward, record: bytes) -> bytes:
         span = forward.model_span
         call += _number(b"model_start", span.start) + _number(b"model_stop", span.stop)
     metadata = route + _struct(CALL, call + _string(b"record", record))
+    if forward.headers:
+        limits = [_string(name.encode(), value) for name, value in forward.headers]
+        metadata += _struct(LIMITS, b"".join(limits))
     headers = _sending(len(plan.attempts) - 1, plan.timeout_ms)
     body = forward.body
     if body is None:

@@ -31,9 +31,10 @@ from extproc.domain import (
     Span,
     Target,
 )
+from extproc.limits import UNLIMITED, Tier
 from extproc.pipeline import Gateway
 from extproc.policies.estimate import Estimator
-from extproc.ports import SilentObserver
+from extproc.ports import SilentObserver, Unlimited
 from extproc.snapshot import Snapshot
 
 CHAT_PATH = "/v1/chat/completions"
@@ -49,7 +50,7 @@ def target(provider: str, model: str = "m", weight: int = 1, **more: Any) -> Tar
     return Target(provider, model, weight, more.pop("price", PRICE), **more)
 
 
-def snapshot(*models: Model, max_request_bytes: int = 4096) -> Snapshot:
+def snapshot(*models: Model, max_request_bytes: int = 4096, tier: Tier = UNLIMITED) -> Snapshot:
     """Build a snapshot of the models, of one called `small` where none is given."""
     models = models or (Model("small", "priority", (target("openai", "gpt-4o-mini"),)),)
     return Snapshot(
@@ -57,6 +58,8 @@ def snapshot(*models: Model, max_request_bytes: int = 4096) -> Snapshot:
         max_request_bytes=max_request_bytes,
         timeout_ms={"embedding": 5_000, "completion": 30_000, "streaming": 120_000},
         started_at=int(NOW),
+        tiers={"free": tier},
+        trusted_hops=0,
     )
 
 
@@ -135,6 +138,7 @@ def gateway(identity: Any = None, observer: Any = None, **more: Any) -> Gateway:
         "snapshot": snapshot(),
         "identity": identity or Identity(),
         "observer": observer or SilentObserver(),
+        "ledger": Unlimited(),
         "estimator": Estimator(),
         "clock": lambda: NOW,
         "new_id": lambda: f"made-{next(ids)}",

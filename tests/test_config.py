@@ -64,12 +64,12 @@ def test_a_secret_is_a_reference_and_never_quoted(write: Write, secret: str) -> 
         pytest.param(
             "server: {prot: 1}",
             "server.prot: unknown key; legal: cors, drain_seconds, host, max_connections, "
-            "max_request_bytes, port, processor_address, tls, transport, workers",
+            "max_request_bytes, port, processor_address, tls, transport, trusted_hops, workers",
             id="a misspelt key",
         ),
         pytest.param(
             "serve: {}",
-            "serve: unknown key; legal: admin, auth, models, observability, providers, server, "
+            "serve: unknown key; legal: admin, auth, limits, models, observability, providers, server, "
             "state, tiers, timeouts",
             id="a misspelt section",
         ),
@@ -89,6 +89,35 @@ def test_a_secret_is_a_reference_and_never_quoted(write: Write, secret: str) -> 
             "secret: {env: S}, jwks: x}]}",
             "auth.jwt.0.jwks: unknown key; legal: algorithms, audience",
             id="a key of an issuer",
+        ),
+        pytest.param(
+            "limits: {global: {rate: 1}}",
+            "limits.global.rate: unknown key; legal: burst, concurrent_requests, requests_per_day, "
+            "requests_per_second, tokens_per_day, tokens_per_minute, usd_per_day, usd_per_month",
+            id="a limit of the whole gateway",
+        ),
+        pytest.param(
+            "limits: {every: {}}",
+            "limits.every: unknown key; legal: global, per_ip, per_tenant",
+            id="a scope there is not",
+        ),
+        pytest.param(
+            "tiers: {t: {usd_per_day: 9000001}}",
+            "tiers.t.usd_per_day: USD: at most 9000000",
+            id="more money than is counted",
+        ),
+        pytest.param(
+            "tiers: {t: {requests_per_second: 0}}",
+            "tiers.t.requests_per_second: ",
+            id="a rate of nothing",
+        ),
+        pytest.param(
+            "tiers: {t: {requests_per_second: 2000000}}",
+            "tiers.t.requests_per_second: ",
+            id="more than one a microsecond",
+        ),
+        pytest.param(
+            "server: {trusted_hops: -1}", "server.trusted_hops: ", id="fewer proxies than none"
         ),
         pytest.param("server: {port: 99999}", "server.port: ", id="a port out of range"),
         pytest.param("server: {port: eighty}", "server.port: ", id="a port that is no number"),

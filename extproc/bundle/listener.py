@@ -71,7 +71,7 @@ def listener(config: Config) -> Listener:
         filters=[
             Filter(
                 name="envoy.filters.network.http_connection_manager",
-                typed_config=Any.pack(_manager()),
+                typed_config=Any.pack(_manager(server.trusted_hops)),
             )
         ],
         transport_socket=_tls() if server.tls else None,
@@ -85,7 +85,7 @@ def listener(config: Config) -> Listener:
     )
 
 
-def _manager() -> HttpConnectionManager:
+def _manager(hops: int) -> HttpConnectionManager:
     return HttpConnectionManager(
         stat_prefix="gateway",
         rds=Rds(config_source=from_file("rds.yaml"), route_config_name=ROUTES),
@@ -95,7 +95,7 @@ def _manager() -> HttpConnectionManager:
         early_header_mutation_extensions=early_mutations(),
         # Who calls is the address of the connection: X-Forwarded-For is anybody's to write.
         use_remote_address=True,
-        xff_num_trusted_hops=0,
+        xff_num_trusted_hops=hops,
         # Nobody is internal, because 127.0.0.1 and 10.0.0.0/8 are where callers come from. An empty
         # list means the private networks; the broadcast address can be nobody's.
         internal_address_config=HttpConnectionManagerInternalAddressConfig(

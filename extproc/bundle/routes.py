@@ -7,7 +7,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from envoy_data_plane.envoy.config.core.v3 import DataSource, TypedExtensionConfig
+from envoy_data_plane.envoy.config.core.v3 import (
+    DataSource,
+    HeaderValueOption,
+    TypedExtensionConfig,
+)
 from envoy_data_plane.envoy.config.route.v3 import (
     ClusterSpecifierPlugin,
     DirectResponseAction,
@@ -36,8 +40,9 @@ from extproc.bundle.messages import (
     seconds,
 )
 from extproc.bundle.places import NO_PLAN, PLAN, ROUTES
-from extproc.domain import ENDPOINTS, MODELS_PATH
+from extproc.domain import ENDPOINTS, MODELS_PATH, Dialect
 from extproc.errors import KINDS, anthropic_body, openai_body
+from extproc.policies.limit_headers import header_names
 from extproc.schema import Config
 
 ANTHROPIC_PATH: Final = "/v1/messages"
@@ -51,7 +56,10 @@ HOST_ATTEMPTS: Final = 3  # hosts of one cluster looked at for a retry
 
 def routes(config: Config) -> RouteConfiguration:
     """Build the one virtual host. Any Host is served, because nothing is decided by it."""
-    planned = [_planned(_exact(method, path), path) for method, path in ENDPOINTS]
+    planned = [
+        _planned(_exact(method, path), path, endpoint.dialect)
+        for (method, path), endpoint in ENDPOINTS.items()
+    ]
     table = [
         *planned,
         _planned(_exact("GET", MODELS_PATH), MODELS_PATH),
@@ -88,16 +96,22 @@ def _under(method: str, prefix: str) -> RouteMatch:
     return RouteMatch(prefix=prefix, headers=_method(method))
 
 
-def _planned(match: RouteMatch, name: str) -> Route:
+def _planned(match: RouteMatch, name: str, dialect: Dialect | None = None) -> Route:
     return Route(
         name=name,
         match=match,
+        response_headers_to_add=[_limit(key) for key in header_names(dialect)] if dialect else [],
         route=RouteAction(
             inline_cluster_specifier_plugin=ClusterSpecifierPlugin(extension=_plan()),
             timeout=seconds(0),  # the processor's header bounds all attempts together
             retry_policy=_retries(),
         ),
     )
+
+
+def _limit(key: str) -> HeaderValueOption:
+    """Add a header of the caller's limits, where the processor left its value with the plan."""
+    return header(key, f"%DYNAMIC_METADATA({PLAN}:{key})%")
 
 
 def _plan() -> TypedExtensionConfig:

@@ -8,7 +8,7 @@ Source: https://platform.openai.com/docs/api-reference (chat, completions, embed
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
@@ -149,6 +149,13 @@ _LEGAL_BY_ENDPOINT: Final[Mapping[EndpointName, Mapping[str, str]]] = {
     "responses": {**_LEGAL, "input": "a string or a list of input items"},
 }
 
+# The bounds of output a body may hold; the first is the one set where there is none.
+_BOUNDS: Final[Mapping[EndpointName, tuple[str, ...]]] = {
+    "chat": ("max_completion_tokens", "max_tokens"),
+    "completions": ("max_tokens",),
+    "embeddings": (),
+    "responses": ("max_output_tokens",),
+}
 _INCLUDE_USAGE: Final = b'"include_usage":true'
 _USAGE_ON_REQUEST: Final = frozenset({"chat", "completions"})  # streams that omit usage by default
 
@@ -215,11 +222,21 @@ def read(endpoint: Endpoint, body: bytes) -> Call:
         max_output_tokens=bound,
         choices=choices,
         text_bytes=len(body),
+        limit_spans=_given(_BOUNDS[endpoint.name], parsed.spans),
     )
 
 
-def rewrite(body: bytes, call: Call, upstream_model: str) -> Rewritten:
+def _given(names: Sequence[str], present: Mapping[str, Span]) -> tuple[Span, ...]:
+    return tuple(present[name] for name in names if name in present)
+
+
+def rewrite(
+    body: bytes, call: Call, upstream_model: str, max_output_tokens: int | None = None
+) -> Rewritten:
     """Splice in the model's upstream name and, for streams that need it, the wish for usage.
+
+    `max_output_tokens`, where given, becomes the bound of every choice: those the caller wrote are
+    lowered to it, and where there is none it is added.
 
     `call` is what `read` returned for `body`. Chat and completions streams report usage only when
     `stream_options.include_usage` is true; where the caller did not ask, it is added or set, other
@@ -227,6 +244,8 @@ def rewrite(body: bytes, call: Call, upstream_model: str) -> Rewritten:
     """
     model = call.model_span
     edits: list[tuple[Span, bytes]] = []
+    if max_output_tokens is not None:
+        edits += _bound_edits(body, call, max_output_tokens)
     strip_usage = call.stream and not call.wants_usage and call.endpoint.name in _USAGE_ON_REQUEST
     if strip_usage:
         edits.append(_usage_edit(body, call))
@@ -237,11 +256,8 @@ def rewrite(body: bytes, call: Call, upstream_model: str) -> Rewritten:
         stop = start + len(name)
     if not edits:
         return Rewritten(None, model, strip_usage=False)
-    if strip_usage:
-        where, text = edits[0]
-        if where.start < start:
-            shift = len(text) - (where.stop - where.start)
-            start, stop = start + shift, stop + shift
+    shift = sum(len(text) - w.stop + w.start for w, text in edits if w.start < model.start)
+    start, stop = start + shift, stop + shift
     pieces: list[bytes] = []
     done = 0
     for where, text in sorted(edits, key=_start):
@@ -266,6 +282,20 @@ def _usage_edit(body: bytes, call: Call) -> tuple[Span, bytes]:
         return Span(at.start + old.start, at.start + old.stop), b"true"
     start = at.start + 1
     return Span(start, start), _INCLUDE_USAGE + (b"," if present else b"")
+
+
+def _bound_edits(body: bytes, call: Call, tokens: int) -> list[tuple[Span, bytes]]:
+    """Return what to replace, and by what, so that no choice is longer than `tokens`."""
+    written = b"%d" % tokens
+    bounds = [span for span in call.limit_spans if body[span.start : span.stop] != b"null"]
+    if bounds:
+        # A float, because JSON may write a whole number as one.
+        return [(s, written) for s in bounds if float(body[s.start : s.stop]) > tokens]
+    if call.limit_spans:
+        return [(call.limit_spans[0], written)]
+    start = call.object_start
+    name = _BOUNDS[call.endpoint.name][0].encode()
+    return [(Span(start, start), b'"' + name + b'":' + written + b",")]
 
 
 def _start(edit: tuple[Span, bytes]) -> int:

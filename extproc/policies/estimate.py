@@ -89,6 +89,16 @@ class Estimator:
         """Return the tokens of a prompt of so many bytes: 0 for none, else 1 or more."""
         return self._estimate(model, "prompt", prompt_bytes)
 
+    def reserve_input(self, model: str, prompt_bytes: int) -> int:
+        """Return the tokens to reserve for a prompt: never fewer than the prior says.
+
+        Because a ratio learned from short calls, whose bytes are mostly JSON, is no measure of a
+        long one's text.
+        """
+        mean = self._known(model, "prompt")
+        ratio = min(mean.value, PRIORS["prompt"]) if mean else PRIORS["prompt"]
+        return ceil(min(prompt_bytes, MAX_BYTES) / ratio)
+
     def estimate_output(self, model: str, stream: bool, response_bytes: int, events: int) -> int:
         """Return the tokens of an answer of so many bytes.
 

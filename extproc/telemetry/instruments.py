@@ -103,6 +103,9 @@ class Instruments:
         self.usage_source = counter(
             "llm_edge_usage_source", "Where token counts came from.", ("source",)
         )
+        self.limited = counter(
+            "llm_edge_limited", "Calls refused by a limit, by its name.", ("limit",)
+        )
         self.store_errors = counter(
             "llm_edge_store_errors", "Failures of a store by operation.", ("store", "op")
         )

@@ -93,6 +93,7 @@ class Metrics:
         self._tenants = _Names(MAX_TENANTS)
         self._stores = _Names(MAX_NAMES)
         self._ops = _Names(MAX_NAMES)
+        self._limits = _Names(MAX_NAMES)
         self._store_lock = threading.Lock()
         self._registry = CollectorRegistry()
         self._made = Instruments(self._registry)
@@ -153,6 +154,10 @@ class Metrics:
         with self._store_lock:
             labels = self._stores.bound(store), self._ops.bound(op)
         self._made.store_errors.labels(*labels).inc()
+
+    def limited(self, limit: str) -> None:
+        """Count a call refused by a limit; its name is one of ours."""
+        self._made.limited.labels(self._limits.bound(limit)).inc()
 
     def loop_lag(self, seconds: float) -> None:
         """Count how late the event loop ran a timer."""

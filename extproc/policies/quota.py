@@ -1,0 +1,196 @@
+"""Which limits a call meets, whether it fits, and what it is charged: integer arithmetic, pure.
+
+Knows: rates (GCRA), counters of UTC windows, reservations of requests, tokens and pico-USD. Must
+not know: where accounts are kept, clocks (time is an argument) or who waits.
+A call is decided over all its accounts at once: what is refused has charged nothing anywhere.
+Source of the rate's arithmetic: GCRA, ITU-T I.371; `tat` is the theoretical arrival time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import TypeAlias
+
+import msgspec
+
+from extproc.limits import (
+    DAY_US,
+    MINUTE_US,
+    MONTHS,
+    SLOTS,
+    US_PER_S,
+    Ask,
+    Meter,
+    Rules,
+    Settlement,
+    Window,
+)
+
+
+class Account:
+    """What one key, tenant, address or the whole gateway has used. Counters are by slot."""
+
+    __slots__ = ("active", "handed", "ids", "tat_us", "used")
+
+    def __init__(self) -> None:
+        self.tat_us = 0
+        self.ids = [0] * len(SLOTS)  # the window each counter is of
+        self.used = [0] * len(SLOTS)
+        self.active = 0  # reservations that hold this account
+        self.handed = 0  # free slots promised to a waiter that has not run yet
+
+    def __repr__(self) -> str:
+        return f"Account(tat_us={self.tat_us}, used={self.used}, active={self.active})"
+
+
+Held: TypeAlias = tuple[Account, Rules]
+Windows: TypeAlias = tuple[int, int, int]
+
+
+class Refusal(msgspec.Struct, frozen=True, gc=False):
+    """The limit that was hit; `wait_us` until it would not be, None where waiting cannot help."""
+
+    rules: Rules
+    meter: Meter | None  # None: the rate
+    wait_us: int | None
+
+
+@lru_cache(maxsize=8)
+def month_of(day: int) -> int:
+    """Return the number of the month a day since 1970 is in."""
+    date = datetime.fromtimestamp(day * 86_400, UTC)
+    return date.year * MONTHS + date.month - 1
+
+
+def windows_at(now_us: int) -> Windows:
+    """Return the minute, day and month of a moment, in UTC."""
+    day = now_us // DAY_US
+    return now_us // MINUTE_US, day, month_of(day)
+
+
+@lru_cache(maxsize=64)
+def window_end_us(window: Window, number: int) -> int:
+    """Return when a window ends, in unix microseconds."""
+    if window is Window.MINUTE:
+        return (number + 1) * MINUTE_US
+    if window is Window.DAY:
+        return (number + 1) * DAY_US
+    following = number + 1
+    start = datetime(following // MONTHS, following % MONTHS + 1, 1, tzinfo=UTC)
+    return int(start.timestamp()) * US_PER_S
+
+
+def arrival_us(account: Account, rules: Rules, now_us: int) -> int:
+    """Return the account's theoretical arrival time, never further ahead than rules allow.
+
+    Because a clock that was set back must not lock an account out for longer than its burst.
+    """
+    return max(now_us, min(account.tat_us, now_us + rules.tolerance_us))
+
+
+def used_of(account: Account, meter: Meter, windows: Windows) -> int:
+    """Return what is used of a limit in the current window."""
+    return account.used[meter.slot] if account.ids[meter.slot] == windows[meter.window] else 0
+
+
+def decide(
+    ask: Ask, held: Sequence[Held], now_us: int, windows: Windows
+) -> tuple[int, Refusal | None]:
+    """Return how many output tokens per choice the call may have, and why it may not be.
+
+    Of several limits that refuse, the one that refuses longest is named, so that its wait is true.
+    Charges nothing.
+    """
+    output = ask.output
+    refused: Refusal | None = None
+    for account, rules in held:
+        if rules.interval_us and account.tat_us > now_us:
+            tat = arrival_us(account, rules, now_us)
+            late = tat + rules.interval_us - rules.tolerance_us - now_us
+            if late > 0:
+                refused = _longer(refused, Refusal(rules, None, late))
+        for meter in rules.meters:
+            # A rate leaves its whole limit here, because the rest of it comes back soon.
+            left = meter.limit - (used_of(account, meter, windows) if meter.budget else 0)
+            room = left - ask.fixed[meter.unit]
+            per = ask.per_output[meter.unit]
+            if per * output > room:
+                if per and room >= per:
+                    output = room // per
+                else:
+                    refused = _longer(refused, _over(ask, rules, meter, now_us, windows))
+    for account, rules in held:
+        for meter in rules.meters:
+            if not meter.budget:
+                left = meter.limit - used_of(account, meter, windows)
+                if ask.fixed[meter.unit] + ask.per_output[meter.unit] * output > left:
+                    refused = _longer(refused, _over(ask, rules, meter, now_us, windows))
+    return output, refused
+
+
+def _over(ask: Ask, rules: Rules, meter: Meter, now_us: int, windows: Windows) -> Refusal:
+    least = ask.fixed[meter.unit] + ask.per_output[meter.unit]
+    if least > meter.limit:
+        return Refusal(rules, meter, None)
+    return Refusal(rules, meter, window_end_us(meter.window, windows[meter.window]) - now_us)
+
+
+def _longer(one: Refusal | None, other: Refusal) -> Refusal:
+    if one is None or other.wait_us is None:
+        return other
+    return one if one.wait_us is None or one.wait_us >= other.wait_us else other
+
+
+def amounts(ask: Ask, output: int) -> tuple[int, int, int]:
+    """Return what a call of so many output tokens reserves, by unit."""
+    (requests, tokens, pico), (_, per_tokens, per_pico) = ask.fixed, ask.per_output
+    return requests, tokens + per_tokens * output, pico + per_pico * output
+
+
+def charge(
+    held: Sequence[Held], amount: tuple[int, int, int], now_us: int, windows: Windows
+) -> None:
+    """Charge every account of an admitted call and take its slots."""
+    for account, rules in held:
+        if rules.interval_us:
+            account.tat_us = arrival_us(account, rules, now_us) + rules.interval_us
+        for meter in rules.meters:
+            slot, window = meter.slot, windows[meter.window]
+            if account.ids[slot] == window:
+                account.used[slot] += amount[meter.unit]
+            else:
+                account.ids[slot] = window
+                account.used[slot] = amount[meter.unit]
+        account.active += 1
+
+
+def difference(reserved: tuple[int, int, int], settlement: Settlement) -> tuple[int, int, int]:
+    """Return by how much the truth differs from what was reserved."""
+    requests, tokens, pico = settlement.amount
+    if not settlement.certain:
+        tokens, pico = min(tokens, reserved[1]), min(pico, reserved[2])
+    return requests - reserved[0], tokens - reserved[1], pico - reserved[2]
+
+
+def correct(held: Sequence[Held], change: tuple[int, int, int], windows: Windows) -> None:
+    """Add the difference between what was reserved in those windows and the truth.
+
+    A window that has passed meanwhile is left alone, because its counter is of another one now.
+    """
+    for account, rules in held:
+        for meter in rules.meters:
+            slot = meter.slot
+            if account.ids[slot] == windows[meter.window]:
+                account.used[slot] += change[meter.unit]
+
+
+def is_idle(account: Account, now_us: int, windows: Windows) -> bool:
+    """Say whether an account says nothing any more: forgetting it gives nobody anything."""
+    if account.active or account.handed or account.tat_us > now_us:
+        return False
+    return all(
+        not account.used[slot] or account.ids[slot] != windows[window]
+        for slot, (_, _, window, _) in enumerate(SLOTS)
+    )

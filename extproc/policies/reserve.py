@@ -1,0 +1,69 @@
+"""What a call asks of its limits before it is sent: whose accounts, how much at most.
+
+Knows: callers, calls, plans and prices. Must not know: accounts, stores or the wire.
+Tokens are reserved by the prompt's estimate; money by the most the prompt can cost, one token a
+byte, because a budget that a bad guess can overspend is none.
+"""
+
+from __future__ import annotations
+
+from extproc.domain import Call, Principal, Target
+from extproc.limits import MAX_AMOUNT, US_PER_MS, Ask, Rules, Scope, Tier
+
+LEASE_GRACE_US = 30_000_000  # a slow reader after the time limit, and the way of the log entry
+
+
+def subjects_of(tier: Tier, principal: Principal, address: str) -> tuple[tuple[str, Rules], ...]:
+    """Name the account each of the tier's scopes has for this caller."""
+    named = []
+    for rules in tier.scopes:
+        scope = rules.scope
+        if scope is Scope.KEY:
+            name = "key:" + principal.key_id
+        elif scope is Scope.TENANT:
+            name = "tenant:" + principal.tenant
+        elif scope is Scope.IP:
+            name = "ip:" + address
+        else:
+            name = "global"
+        named.append((name, rules))
+    return tuple(named)
+
+
+def ask_for(
+    call_id: str,
+    subjects: tuple[tuple[str, Rules], ...],
+    tier: Tier,
+    call: Call,
+    attempts: tuple[Target, ...],
+    *,
+    prompt_tokens: int,
+    usual_output: int,
+    timeout_ms: int,
+) -> Ask:
+    """Return what the call reserves; `usual_output` stands for a bound the caller did not give."""
+    output = per_tokens = pico = per_pico = 0
+    if not tier.bounded:
+        prompt_tokens = 0
+    elif call.endpoint.name != "embeddings":
+        output = call.max_output_tokens or usual_output
+        per_tokens = call.choices
+    if tier.priced:
+        given, made = _dearest(attempts)
+        pico = min(call.text_bytes * given, MAX_AMOUNT)
+        per_pico = min(per_tokens * made, MAX_AMOUNT)
+    lease_us = timeout_ms * US_PER_MS + LEASE_GRACE_US
+    fixed, per = (1, prompt_tokens, pico), (0, per_tokens, per_pico)
+    dialect = call.endpoint.dialect
+    return Ask(call_id, dialect, tier.policy, subjects, fixed, per, output, lease_us)
+
+
+def _dearest(attempts: tuple[Target, ...]) -> tuple[int, int]:
+    """Return the highest prices of input and output: any of the attempts may be the one billed."""
+    given = made = 0
+    for target in attempts:
+        price = target.price
+        if price is not None:
+            given = max(given, price.input, price.cached_input)
+            made = max(made, price.output)
+    return given, made

@@ -1,0 +1,103 @@
+"""An append-only file of records that outlives the process that wrote it.
+
+Knows: framing, one file and its lock. Must not know: what a record holds.
+Nothing waits for the disk: what was written is in the page cache, which survives `kill -9`; a power
+cut loses what the kernel had not written yet, about the last second (see `sync`).
+A frame is its length, its CRC-32, its bytes. What follows a frame that is cut or wrong is dropped.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+from zlib import crc32
+
+_frame: Final = struct.Struct("<LL")
+MAX_RECORD_BYTES: Final = 1 << 20  # a longer length is not one that was written here
+MIN_REWRITE_BYTES: Final = 16 << 20  # about 100,000 calls; read back in a second
+GROWTH: Final = 4  # rewritten when so many times as long as after the last time
+
+
+class Journal:
+    """One file, held by one process. Writing raises OSError where the disk refuses."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the file. Raises OSError: BlockingIOError where a process has it."""
+        self._path = path
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = os.open(path.with_suffix(".lock"), os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                reason = "in use by another processor"
+                raise BlockingIOError(error.errno, reason, str(path)) from None
+            self._fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o600)
+        except OSError:
+            os.close(self._lock)
+            raise
+        self._size = 0
+        self._compact_size = 0
+
+    def read(self) -> list[bytes]:
+        """Return every whole record, oldest first, and cut off what follows the last of them."""
+        data = self._path.read_bytes()
+        records = []
+        at = 0
+        while at + _frame.size <= len(data):
+            size, checksum = _frame.unpack_from(data, at)
+            stop = at + _frame.size + size
+            record = data[at + _frame.size : stop]
+            if size > MAX_RECORD_BYTES or stop > len(data) or crc32(record) != checksum:
+                break
+            records.append(record)
+            at = stop
+        if at < len(data):
+            os.ftruncate(self._fd, at)
+        self._size = at
+        return records
+
+    def append(self, *records: bytes) -> None:
+        """Add records in one write."""
+        data = b"".join([_frame.pack(len(one), crc32(one)) + one for one in records])
+        written = os.write(self._fd, data)
+        self._size += written
+        if written < len(data):  # a disk that filled up in the middle of it
+            self._size -= written
+            os.ftruncate(self._fd, self._size)
+            raise OSError(f"{self._path}: {written} of {len(data)} bytes written")
+
+    @property
+    def is_long(self) -> bool:
+        """Say whether it is time for `rewrite`."""
+        return self._size > max(MIN_REWRITE_BYTES, GROWTH * self._compact_size)
+
+    def rewrite(self, records: Iterable[bytes]) -> None:
+        """Put these records in the place of all there are, at once or not at all."""
+        fresh = self._path.with_suffix(".new")
+        fd = os.open(fresh, os.O_CREAT | os.O_TRUNC | os.O_RDWR | os.O_APPEND, 0o600)
+        old = self._fd, self._size
+        self._fd, self._size = fd, 0
+        try:
+            self.append(*records)
+            fresh.replace(self._path)
+        except OSError:
+            os.close(fd)
+            self._fd, self._size = old
+            fresh.unlink(missing_ok=True)
+            raise
+        os.close(old[0])
+        self._compact_size = self._size
+
+    def sync(self) -> None:
+        """Wait for the disk: for a thread, every second or so."""
+        os.fdatasync(self._fd)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._fd)
+        os.close(self._lock)
