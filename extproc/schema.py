@@ -138,8 +138,9 @@ class Admin(_Section):
 
 
 class Redis(_Section):
-    url: str
+    url: Annotated[str, Field(pattern=r"^(?:rediss?|unix)://\S+$")]
     timeout_ms: Annotated[int, Field(ge=1, le=10_000)] = 50
+    replicas: Annotated[int, Field(ge=1, le=10_000)] = 1  # by which limits are divided without it
 
 
 class State(_Section):
@@ -273,8 +274,10 @@ class Config(_Section):
                     raise ValueError(f"{where}: no provider {target.provider!r}; legal: {legal}")
             if model.strategy == "weighted" and not any(t.weight for t in model.targets):
                 raise ValueError(f"models.{name}.targets: every weight is 0; one must be more")
-        if self.state.store == "redis":
-            raise ValueError("state.store: redis is not built yet; legal: memory")
+        if self.state.store == "redis" and self.state.redis is None:
+            raise ValueError("state.redis: write {url: redis://HOST:PORT/0} for state.store: redis")
         if self.server.workers > 1 and self.state.store == "memory":
             raise ValueError("server.workers: more than 1 worker needs state.store: redis")
+        if self.server.workers > 1:
+            raise ValueError("server.workers: more than 1 worker is not built yet; legal: 1")
         return self

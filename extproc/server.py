@@ -34,6 +34,7 @@ from extproc.snapshot import compile_snapshot
 from extproc.stores.journal import Journal
 from extproc.stores.keys import KeyStore
 from extproc.stores.memory import MemoryLedger
+from extproc.stores.redis_ledger import RedisLedger
 from extproc.stores.usage_log import SqliteUsageLog
 from extproc.telemetry.metrics import Metrics
 from extproc.transport import Transport
@@ -79,7 +80,8 @@ class Server:
         )
         self._usage_log = SqliteUsageLog(places.ledger, self.metrics)
         self._inflight = InFlight(time.time)
-        self._ledger = MemoryLedger(time.time, self.metrics, Journal(places.limits))
+        self._ledger = self._open_ledger()
+        await self._ledger.start()
         gateway = Gateway(
             snapshot=compile_snapshot(config, time.time()),
             identity=self._identity,
@@ -134,7 +136,7 @@ class Server:
         # Bounded: a disk that is full must not keep the process from leaving.
         await asyncio.to_thread(self._usage_log.close)
         self._keys.close()
-        self._ledger.close()
+        await self._ledger.close()
         await self._admin.close()
 
     async def readiness(self) -> Readiness:
@@ -148,6 +150,18 @@ class Server:
             )
             conditions.append(("envoy", ok, detail))
         return Readiness(tuple(conditions))
+
+    def _open_ledger(self) -> MemoryLedger | RedisLedger:
+        redis = self._config.state.redis
+        if self._config.state.store == "redis" and redis is not None:
+            return RedisLedger(
+                redis.url,
+                timeout_s=redis.timeout_ms / 1000,
+                replicas=redis.replicas,
+                clock=time.time,
+                observer=self.metrics,
+            )
+        return MemoryLedger(time.time, self.metrics, Journal(self._places.limits))
 
     def _address(self) -> str:
         return self._config.server.processor_address or f"unix:{self._places.processor_socket}"

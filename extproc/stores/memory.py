@@ -130,7 +130,10 @@ class MemoryLedger:
         if self._journal is not None:
             self._journal.sync()
 
-    def close(self) -> None:
+    async def start(self) -> None:
+        """Do nothing: what was known is remembered when this is made."""
+
+    async def close(self) -> None:
         """Write the state as it is and let go of the journal."""
         if self._journal is not None:
             self.flush()
