@@ -39,21 +39,21 @@ def _duration(value: object) -> float:
     return parse_duration(value) if isinstance(value, str) else float(value)
 
 
-def _price(value: object) -> Decimal:
+def _price(value: object, what: str = "USD per million tokens") -> Decimal:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise ValueError("write a number of USD per million tokens")  # noqa: TRY004
+        raise ValueError(f"write a number of {what}")  # noqa: TRY004
     try:
         price = Decimal(str(value))
         exact = price.is_finite() and price >= 0 and price == round(price, 6)
     except ArithmeticError:  # not a number, or more digits than Decimal rounds to
         exact = False
     if not exact:
-        raise ValueError("USD per million tokens: 0 or more, at most 6 decimal places")
+        raise ValueError(f"{what}: 0 or more, at most 6 decimal places")
     return price
 
 
 def _usd(value: object) -> Decimal:
-    amount = _price(value)
+    amount = _price(value, "USD")
     if amount > MAX_USD:
         raise ValueError(f"USD: at most {MAX_USD}")
     return amount
