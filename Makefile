@@ -52,6 +52,11 @@ fuzz: setup ## Throw 10,000 examples at every property of the lane (FUZZ_EXAMPLE
 soak: setup ## Load Envoy and the lane with mixed calls for SOAK_SECONDS (120): memory flat, all closed
 	@$(BIN)/python -m tests.e2e.soak --seconds $(SOAK_SECONDS)
 
+.PHONY: crash
+crash: setup ## Run the long variants: 100 kills of a worker, 100,000 callers that leave
+	@LLM_EDGE_KILLS=100 LLM_EDGE_CANCELLATIONS=100000 $(BIN)/python -m pytest --timeout 1800 \
+	  tests/stores/test_journal.py tests/stores/test_redis_ledger.py $(PYTEST_ARGS)
+
 .PHONY: check
 check: setup ## Format, lint, types, import rules
 	@$(BIN)/ruff format --check --quiet .
