@@ -19,9 +19,9 @@ from extproc.addresses import is_local
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024  # Envoy buffers the whole body for retries
 _UNITS_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION: Final = re.compile(r"^(\d+(?:\.\d+)?)(ms|s|m|h|d)$")
-MAX_USD: Final = 9_000_000  # in pico-USD it fits the 64-bit counters of every store
+MAX_USD: Final = 1_000_000_000  # Redis counts to 9 million: the nearer limit holds there
 MAX_COUNT: Final = 2**53 - 1  # what Redis' scripts count exactly
-MAX_RATE: Final = 1_000_000  # one request a microsecond, the resolution of the rate
+MAX_RATE: Final = 1_000_000_000  # from one a microsecond on, the resolution, it limits no more
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 
 

@@ -9,12 +9,15 @@ from collections.abc import Mapping
 from decimal import ROUND_CEILING, Decimal
 from math import ceil
 from types import MappingProxyType
+from typing import Final
 
 from extproc.domain import PICO_USD_PER_USD
 from extproc.limits import SLOTS, US_PER_S, Meter, Rules, Scope, Tier, Unit
 from extproc.policies.limit_headers import policy_of
 from extproc.schema import Config
 from extproc.schema import Tier as Written
+
+MAX_TOLERANCE_US: Final = 10**15  # 31 years: a slower rate with a larger burst is no rate
 
 
 def compile_tiers(config: Config) -> Mapping[str, Tier]:
@@ -70,7 +73,7 @@ def rules_of(scope: Scope, written: Written | None) -> Rules | None:
     return Rules(
         scope,
         interval_us,
-        interval_us * burst,
+        min(interval_us * burst, MAX_TOLERANCE_US),
         burst,
         concurrent,
         tuple(meters),

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.domain import Price, Principal, once
+from extproc.limits import Hold
 from extproc.record import Attempt, Foreign, Record, decode, encode, price_of
 from tests.calls import call, forward, target
 
@@ -74,3 +75,10 @@ def test_any_text_is_a_record_or_foreign(text: str) -> None:
 def test_a_free_price_is_a_price() -> None:
     assert price_of(Attempt("p", "m", (0, 0, 0))) == Price(0, 0, 0)
     assert price_of(Attempt("p", "m", None)) is None
+
+
+def test_a_reservation_travels_with_its_call() -> None:
+    """So that any process that shares the ledger can settle it."""
+    hold = Hold((("key:a", 5), ("global", 1)), (1, 10, 30), (2, 3, 4))
+    assert decode(encode(forward(hold=hold)).decode()).hold == hold
+    assert decode(encode(forward()).decode()).hold is None

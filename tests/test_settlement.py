@@ -10,7 +10,7 @@ import pytest
 from extproc.domain import Ended, LogEntry, Usage, UsageSource
 from extproc.policies.estimate import Estimator
 from extproc.record import Attempt, Record
-from extproc.settlement import settle
+from extproc.settlement import settle, settlement_of
 
 REPORT = '{"usage":{"prompt_tokens":100,"completion_tokens":20}}'
 REPORTED = Usage(100, 20, 0, UsageSource.PROVIDER)
@@ -235,3 +235,27 @@ def test_nothing_else_teaches_the_estimator(changes: dict[str, Any]) -> None:
     estimator = Estimator()
     settle(replace(ENTRY, **changes), RECORD, estimator)
     assert len(estimator) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "amount", "certain"),
+    [
+        pytest.param({}, (1, 120, 27_000_000), True, id="a finished call takes what it used"),
+        pytest.param(
+            {"status": 503}, (0, 0, 0), True, id="a provider's failure takes nothing, no request"
+        ),
+        pytest.param({"status": 429}, (0, 0, 0), True, id="nor does a provider's own limit"),
+        pytest.param(
+            {"status": 400}, (1, 0, 0), True, id="the caller's error is a request all the same"
+        ),
+        pytest.param(
+            {"usage": "", "done": False}, (1, 300, 135_000_000), False, id="a cut call is estimated"
+        ),
+    ],
+)
+def test_what_a_call_takes_from_its_limits(
+    changes: dict[str, Any], amount: tuple[int, int, int], certain: bool
+) -> None:
+    outcome = settle(replace(ENTRY, **changes), RECORD, Estimator())
+    made = settlement_of(outcome, RECORD)
+    assert (made.id, made.amount, made.certain) == ("id-1", amount, certain)

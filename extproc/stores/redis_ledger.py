@@ -42,6 +42,7 @@ log: Final = logging.getLogger(__name__)
 
 PREFIX: Final = "{llm-edge}:"
 MAX_PENDING: Final = 50_000  # settlements that wait for Redis, about 20 MB
+MAX_SENT: Final = 1_000  # of them at once: admissions need room on the connection too
 START_S: Final = 1.0
 CLOSE_S: Final = 1.0
 PROBE_S: Final = 0.1
@@ -139,7 +140,7 @@ class RedisLedger:
         self._local.flush()
         if self._breaker.is_open:
             return
-        for _ in range(len(self._pending)):
+        while self._pending and self._sent < MAX_SENT:
             call_id, parts = self._pending.popleft()
             try:
                 turn = self._send(SETTLE, parts)
@@ -286,6 +287,10 @@ class RedisLedger:
                     again.add_done_callback(partial(self._acknowledge, call_id, parts))
                     return
             self._complain(reply)
+            if str(reply).startswith(("ERR", "WRONGTYPE")):  # no later time will do better
+                self._observer.store_error("redis", "settlement_lost")
+                self._release(call_id)
+                return
             failure = reply
         if failure is not None:
             # Sent again, because what was done once is not done twice.
@@ -295,6 +300,8 @@ class RedisLedger:
             return
         self._release(call_id)
         self._turns.news()
+        if self._pending and not self._sent:
+            self.flush()
 
     def _release(self, call_id: str) -> None:
         mine = self._mine.pop(call_id, None)

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from extproc.limits import US_PER_MS, Rules, Window
+from extproc.limits import MAX_LIMIT, US_PER_MS, Rules, Window
 
 LIMB: Final = 10**9  # of a limit, so that Lua's doubles hold it exactly
 _TTL_MS: Final = {Window.MINUTE: 120_000, Window.DAY: 172_800_000, Window.MONTH: 2_764_800_000}
@@ -49,7 +49,7 @@ def rules_blob(rules: Rules) -> bytes:
     meters = []
     for meter in rules.meters:
         fields += [f"w{meter.slot}", f"u{meter.slot}"]
-        high, low = divmod(meter.limit, LIMB)
+        high, low = divmod(min(meter.limit, MAX_LIMIT), LIMB)
         meters.append((meter.slot, meter.unit, meter.window, meter.budget, high, low))
     form = (rules.interval_us, rules.tolerance_us, rules.concurrent, ttl_ms, fields, meters)
     return _pack(form)

@@ -351,3 +351,95 @@ def test_every_field_says_what_is_legal() -> None:
 
     for name in typing.get_args(Name):
         assert set(paths(openai._SHAPES[name])) <= set(openai._LEGAL_BY_ENDPOINT[name])
+
+
+@pytest.mark.parametrize(
+    ("path", "sent", "tokens", "forwarded"),
+    [
+        pytest.param(
+            "/v1/chat/completions",
+            '{"model":"m",M,"max_tokens":500}',
+            20,
+            '{"model":"m",M,"max_tokens":20}',
+            id="a bound above what is left is lowered",
+        ),
+        pytest.param(
+            "/v1/chat/completions",
+            '{"model":"m",M,"max_tokens":20}',
+            20,
+            None,
+            id="a bound that fits stays as it is written",
+        ),
+        pytest.param(
+            "/v1/chat/completions",
+            '{ "model":"m",M}',
+            20,
+            '{"max_completion_tokens":20, "model":"m",M}',
+            id="an absent bound is set",
+        ),
+        pytest.param(
+            "/v1/chat/completions",
+            '{"max_completion_tokens":100,"model":"m","max_tokens":30,M}',
+            20,
+            '{"max_completion_tokens":20,"model":"m","max_tokens":20,M}',
+            id="both names are lowered",
+        ),
+        pytest.param(
+            "/v1/chat/completions",
+            '{"max_completion_tokens":null,"model":"m","max_tokens":30,M}',
+            20,
+            '{"max_completion_tokens":null,"model":"m","max_tokens":20,M}',
+            id="a null beside a bound is left alone",
+        ),
+        pytest.param(
+            "/v1/chat/completions",
+            '{"max_tokens":null,"model":"m",M}',
+            20,
+            '{"max_tokens":20,"model":"m",M}',
+            id="a null is no bound and no second member",
+        ),
+        pytest.param(
+            "/v1/completions",
+            '{"model":"m","prompt":"x"}',
+            7,
+            '{"max_tokens":7,"model":"m","prompt":"x"}',
+            id="completions have one name",
+        ),
+        pytest.param(
+            "/v1/responses",
+            '{"model":"m","input":"x","max_output_tokens":9}',
+            7,
+            '{"model":"m","input":"x","max_output_tokens":7}',
+            id="responses have their own",
+        ),
+        pytest.param(
+            "/v1/responses",
+            '{"model":"m","input":"x"}',
+            7,
+            '{"max_output_tokens":7,"model":"m","input":"x"}',
+            id="and get it where it is absent",
+        ),
+    ],
+)
+@pytest.mark.parametrize("upstream", ["m", "a-longer-name"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_rewrite_bounds_the_output(
+    path: str, sent: str, tokens: int, forwarded: str | None, *, upstream: str, stream: bool
+) -> None:
+    """No choice is longer than what is granted, whatever else is spliced into the body."""
+    messages = '"messages":[{"role":"user","content":"hi"}]'
+    body = sent.replace("M", messages).encode()
+    expected = json.loads((forwarded or sent).replace("M", messages))
+    if stream:
+        body = body[:-1] + b',"stream":true}'
+        expected["stream"] = True
+        if path != "/v1/responses":
+            expected["stream_options"] = {"include_usage": True}
+    expected["model"] = upstream
+    call = read(ENDPOINTS["POST", path], body)
+    got = rewrite(body, call, upstream, tokens)
+    out = got.body if got.body is not None else body
+    assert json.loads(out) == expected
+    assert json.loads(out[got.model_span.start : got.model_span.stop]) == upstream
+    if forwarded is None and upstream == "m" and not stream:
+        assert got.body is None

@@ -11,6 +11,8 @@ import httpx
 import openai
 import pytest
 
+from tests.redis_server import RedisServer
+
 from .stack import Stack, start_stack, wait_for
 
 CHAT = "/v1/chat/completions"
@@ -268,3 +270,41 @@ async def test_killed_it_forgets_nothing(fresh_stack: Callable[..., Stack]) -> N
         assert set(statuses) == {200, 429}
         assert admitted + statuses.count(200) <= 60
         assert len(stack.sim_log("a")) <= 60
+
+
+@pytest.fixture
+def shared_redis() -> Iterator[RedisServer]:
+    """Start a Redis for gateways to share."""
+    server = RedisServer()
+    server.start()
+    yield server
+    server.stop()
+
+
+async def test_two_gateways_on_one_redis_are_one_limit(
+    fresh_stack: Callable[..., Stack], shared_redis: RedisServer
+) -> None:
+    """Each has an Envoy and a processor of its own; together they let in what one would."""
+
+    def change(config: dict[str, Any]) -> None:
+        config["state"] |= {"store": "redis", "redis": {"url": shared_redis.url, "replicas": 2}}
+        config["auth"] = {"anonymous_tier": "shared"}
+        config["tiers"] = {"shared": {"requests_per_day": 11, "tokens_per_day": 100_000}}
+
+    both = [fresh_stack(change=change) for _ in range(2)]
+    halves = await asyncio.gather(
+        *(all_at_once(stack, {}, 20, stream=bool(n)) for n, stack in enumerate(both))
+    )
+    statuses = sorted(status for half in halves for status in half)
+    assert statuses == [200] * 11 + [429] * 29
+
+    def settled() -> bool:
+        used = shared_redis.client.hget("{llm-edge}:a:key:anonymous", "u2")
+        return int(used) == sum(
+            row["prompt_tokens"] + row["output_tokens_sent"]
+            for stack in both
+            for row in stack.sim_log("a")
+        )
+
+    wait_for("both to settle the truth", settled)
+    assert shared_redis.client.keys("{llm-edge}:r:*") == []

@@ -124,6 +124,12 @@ def test_operation_names(metrics: Metrics, endpoint: str, operation: str) -> Non
     assert total(metrics, name, gen_ai_operation_name=operation) == 1
 
 
+def test_limited(metrics: Metrics) -> None:
+    """A refusal by a limit is counted by the limit's name."""
+    metrics.limited("key/tokens_per_day")
+    assert value(metrics, "llm_edge_limited_total", limit="key/tokens_per_day") == 1
+
+
 def test_denied(metrics: Metrics) -> None:
     """A refusal is a request with its code beside it; strangers are `other`."""
     metrics.denied("chat", 429, "rate_limit_exceeded")

@@ -1,0 +1,107 @@
+"""What is the memory ledger's own: bounded memory, restarts, slots while calls wait."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from extproc.limits import Scope
+from extproc.stores import memory
+from extproc.stores.journal import Journal
+from extproc.stores.slots import MAX_WAITING
+from tests.ledgers import LEASE_S, MemoryBench, rules
+
+DAY_S = 86_400
+
+
+async def test_addresses_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever owns a million addresses gets no more memory than the first thousand."""
+    monkeypatch.setattr(memory, "MAX_ADDRESSES", 1_000)
+    bench = MemoryBench()
+    rule = rules(Scope.IP, requests_per_second=1, burst=1)
+    for number in range(20_000):
+        call_id, grant = await bench.admit((f"ip:{number}", rule))
+        await bench.settle(call_id, grant, 1, 0, 0)
+    assert repr(bench.ledger) == "MemoryLedger(accounts=1000, open=0)"
+    await bench.refused(("ip:19999", rule))
+
+
+async def test_accounts_that_say_nothing_are_forgotten() -> None:
+    """A rate is forgotten when it is full again, a day's count at midnight, a running call never."""
+    bench = MemoryBench()
+    for number in range(5_000):
+        call_id, grant = await bench.admit((f"key:{number}", rules(requests_per_second=1)))
+        await bench.settle(call_id, grant, 1, 0, 0)
+    held = await bench.admit(("key:held", rules(concurrent_requests=1)), lease_us=10**15)
+    call_id, grant = await bench.admit(("key:daily", rules(requests_per_day=5)))
+    await bench.settle(call_id, grant, 1, 0, 0)
+    for _ in range(5):
+        await bench.advance(2)
+    assert repr(bench.ledger) == "MemoryLedger(accounts=2, open=1)"
+    await bench.advance(DAY_S)
+    assert repr(bench.ledger) == "MemoryLedger(accounts=1, open=1)"
+    await bench.settle(*held, 1, 0, 0)
+    await bench.advance(1)
+    assert repr(bench.ledger) == "MemoryLedger(accounts=0, open=0)"
+
+
+async def test_a_restart_remembers_what_is_open(tmp_path: Path) -> None:
+    """A call that ends after the restart is settled, one that does not keeps its estimate."""
+    path = tmp_path / "limits.journal"
+    bench = MemoryBench(Journal(path))
+    key = ("key:a", rules(concurrent_requests=2, tokens_per_day=1000, requests_per_day=9))
+    first, second = await bench.admit(key), await bench.admit(key)
+    await bench.stop()
+    again = MemoryBench(Journal(path))
+    assert again.slots("key:a") == 2
+    await again.settle(*first, 1, 3, 0)
+    assert again.counters("key:a")[2] == 18
+    await again.advance(LEASE_S)
+    await again.settle(*second, 0, 0, 0)
+    assert again.counters("key:a") == (2, 0, 18, 0, 0)
+    assert again.slots("key:a") == 0
+    await again.stop()
+
+
+async def test_a_restarted_caller_still_waits_for_its_own_last_call(tmp_path: Path) -> None:
+    path = tmp_path / "limits.journal"
+    bench = MemoryBench(Journal(path))
+    key = ("key:a", rules(concurrent_requests=1))
+    held = await bench.admit(key)
+    await bench.stop()
+    again = MemoryBench(Journal(path))
+    again.ids = bench.ids
+    waiting = asyncio.create_task(again.admit(key))
+    await again.waiting(1)
+    await again.settle(*held, 1, 0, 0)
+    await waiting
+    await again.stop()
+
+
+async def test_waiters_are_bounded() -> None:
+    """Beyond the bound nobody waits in vain: refused at once."""
+    bench = MemoryBench()
+    key = ("key:a", rules(concurrent_requests=1))
+    await bench.admit(key)
+    tasks = [asyncio.create_task(bench.admit(key)) for _ in range(MAX_WAITING)]
+    await bench.waiting(MAX_WAITING)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    denied = await bench.refused(key)
+    assert denied.code == "concurrency_limit_exceeded"
+    assert loop.time() - began < memory.WAIT_S / 2
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await bench.waiting(0)
+    assert len(bench.ledger._slots) == 0
+
+
+def test_an_admission_is_one_step() -> None:
+    """It does not suspend, so that the lane answers it where it reads."""
+    bench = MemoryBench()
+    key = ("key:a", rules(requests_per_second=1, concurrent_requests=1, usd_per_day=1))
+    with pytest.raises(StopIteration):
+        bench.admit(key).send(None)
