@@ -66,12 +66,13 @@ async def test_a_refused_call_is_a_429_with_its_headers() -> None:
 async def test_an_admitted_call_carries_its_headers_in_the_metadata() -> None:
     """Envoy adds them to the answer; Python is not asked again."""
     bench = Bench(tier_of((rules(requests_per_day=5, tokens_per_day=10_000),)))
-    llm = plain((await bench.play()).dynamic_metadata)["llm"]
+    metadata = plain((await bench.play()).dynamic_metadata)
+    llm = metadata["llm.limits"]
     assert llm["x-ratelimit-limit-requests"] == "5"
     assert llm["x-ratelimit-remaining-requests"] == "4"
     assert llm["ratelimit"].startswith('"key/requests_per_day";r=4;t=')
     assert llm["ratelimit-policy"].startswith('"key/requests_per_day";q=5;w=86400')
-    assert decode(llm["record"]).hold is None
+    assert decode(metadata["llm.call"]["record"]).hold is None
 
 
 @pytest.mark.parametrize(
@@ -135,6 +136,6 @@ def test_an_exchange_with_limits_is_answered_in_one_step() -> None:
 
 async def test_settling_frees_the_slot() -> None:
     bench = Bench(tier_of((rules(concurrent_requests=1),)))
-    llm = plain((await bench.play()).dynamic_metadata)["llm"]
+    llm = plain((await bench.play()).dynamic_metadata)["llm.call"]
     pipeline.settle(bench.gateway, replace(ENTRY, record=llm["record"]))
     assert (await bench.play()).request_body is not None

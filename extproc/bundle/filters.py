@@ -25,7 +25,7 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 from envoy_data_plane.envoy.type.v3 import HttpStatus, StatusCode
 
 from extproc.bundle.messages import http_filter, inline, seconds
-from extproc.bundle.places import CALL, PLAN, PROCESSOR, SERVED
+from extproc.bundle.places import CALL, LIMITS, PLAN, PROCESSOR, SERVED
 from extproc.bundle.processor import REQUEST_RETRIES, reconnect
 
 DECIDE: Final = "llm-edge.decide"
@@ -83,6 +83,8 @@ def _decide() -> ExternalProcessor:
         mutation_rules=HeaderMutationRules(allow_envoy=True, allow_all_routing=False),
         allow_content_length_header=True,
         metadata_options=MetadataOptions(
-            receiving_namespaces=MetadataOptionsMetadataNamespaces(untyped=[PLAN, CALL, SERVED])
+            receiving_namespaces=MetadataOptionsMetadataNamespaces(
+                untyped=[PLAN, CALL, LIMITS, SERVED]
+            )
         ),
     )

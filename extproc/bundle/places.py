@@ -19,6 +19,7 @@ PROCESSOR: Final = "llm-edge-processor"  # cluster of ext_proc and the access lo
 PROCESSOR_SOCKET: Final = "extproc.sock"
 NO_PLAN: Final = "llm.no-plan"  # no cluster: a request without a plan must go nowhere
 PLAN: Final = "llm"  # dynamic metadata the processor writes for the router
+LIMITS: Final = "llm.limits"  # and for the route: the caller's limits by header name
 CALL: Final = "llm.call"  # and for the filters, with the record for settlement
 SERVED: Final = "llm.served"  # and, where targets differ in it, the provider filter: the model
 RECORD_KEY: Final = "record"  # only planned calls carry it

@@ -39,7 +39,7 @@ from extproc.bundle.messages import (
     header,
     seconds,
 )
-from extproc.bundle.places import NO_PLAN, PLAN, ROUTES
+from extproc.bundle.places import LIMITS, NO_PLAN, PLAN, ROUTES
 from extproc.domain import ENDPOINTS, MODELS_PATH, Dialect
 from extproc.errors import KINDS, anthropic_body, openai_body
 from extproc.policies.limit_headers import header_names
@@ -111,7 +111,7 @@ def _planned(match: RouteMatch, name: str, dialect: Dialect | None = None) -> Ro
 
 def _limit(key: str) -> HeaderValueOption:
     """Add a header of the caller's limits, where the processor left its value with the plan."""
-    return header(key, f"%DYNAMIC_METADATA({PLAN}:{key})%")
+    return header(key, f"%DYNAMIC_METADATA({LIMITS}:{key})%")
 
 
 def _plan() -> TypedExtensionConfig:
