@@ -18,7 +18,7 @@ from extproc.stores.memory import MemoryLedger
 from tests.ledgers import MemoryBench, rules
 from tests.redis_server import RedisServer
 
-KILLS = int(os.environ.get("LLM_EDGE_KILLS", "4"))  # `make soak` sets 100
+KILLS = int(os.environ.get("LLM_EDGE_KILLS", "4"))  # `make crash` sets 100
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from tests.redis_server import RedisServer
 
 TIMEOUT_S = 0.05
 PAUSE_MS = 1_500
-CANCELLED = int(os.environ.get("LLM_EDGE_CANCELLATIONS", "3000"))  # `make soak` sets 100,000
+CANCELLED = int(os.environ.get("LLM_EDGE_CANCELLATIONS", "3000"))  # `make crash` sets 100,000
 RATE = ("key:a", rules(requests_per_day=30, concurrent_requests=10))
 BUDGET = ("key:a", rules(usd_per_month=5))
 SETTLED = (1, 5, 0)
