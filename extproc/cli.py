@@ -48,9 +48,13 @@ def main() -> None:
 @config_option
 def run(config_paths: tuple[Path, ...]) -> None:
     """Run Envoy, the processor and, without a provider key, a simulated provider."""
+    from extproc.stores.keys import KeyStoreError
     from extproc.supervisor import run_everything
 
-    sys.exit(_loop(run_everything(load_config(config_paths), config_paths, os.environ)))
+    try:
+        sys.exit(_loop(run_everything(load_config(config_paths), config_paths, os.environ)))
+    except KeyStoreError as error:
+        raise Failed(str(error)) from None
 
 
 @main.command()
@@ -58,13 +62,14 @@ def run(config_paths: tuple[Path, ...]) -> None:
 def serve(config_paths: tuple[Path, ...]) -> None:
     """Serve the gRPC services and the admin port alone (the sidecar container)."""
     from extproc.server import serve as serve_processor
+    from extproc.stores.keys import KeyStoreError
     from extproc.telemetry.logs import configure
 
     config = load_config(config_paths)
     configure(config.observability.log_level, config.observability.log_format)
     try:
         _loop(serve_processor(config, os.environ))
-    except OSError as error:
+    except (OSError, KeyStoreError) as error:
         raise Failed(str(error)) from None
     except ValueError as error:  # an issuer of tokens that cannot be used
         raise BadInput(str(error)) from None

@@ -54,7 +54,10 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """An API key as stored: everything but the key. Times are unix seconds."""
+    """An API key as stored: everything but the key. Times are unix seconds.
+
+    `last_used_at` is late by as much as a batch waits to be written, and as old as the record.
+    """
 
     key_id: str  # public, `key_...`
     digest: bytes
@@ -66,6 +69,8 @@ class KeyRecord:
     created_at: float
     expires_at: float | None
     revoked_at: float | None
+    tags: frozenset[str] = frozenset()
+    last_used_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,7 @@ class VerificationKeys(Protocol):
 class Authenticator:
     """Authenticate callers; the directory is replaced whole when keys change.
 
+    A directory of None means that the keys are not known: whoever brings one is told so with 503.
     `jwks` holds the verification keys of each asymmetric issuer by its `issuer`. `tiers` are the
     configured ones: a caller of any other is refused, because no tier would mean no limits.
     """
@@ -58,12 +59,13 @@ class Authenticator:
         self,
         *,
         tiers: Collection[str],
-        directory: KeyDirectory = NO_KEYS,
+        directory: KeyDirectory | None = NO_KEYS,
         issuers: Iterable[JwtIssuer] = (),
         jwks: Mapping[str, VerificationKeys] | None = None,
         anonymous_tier: str | None = None,
     ) -> None:
         self._directory = directory
+        self._used: dict[str, float] = {}
         self._tiers = frozenset(tiers)
         self._issuers = issuers_by_name(issuers)
         self._jwks = dict(jwks or {})
@@ -82,7 +84,7 @@ class Authenticator:
     def from_config(
         cls,
         auth: Auth,
-        directory: KeyDirectory,
+        directory: KeyDirectory | None,
         env: Mapping[str, str],
         *,
         tiers: Collection[str],
@@ -106,16 +108,26 @@ class Authenticator:
             f"anonymous={self._anonymous is not None})"
         )
 
-    def replace_directory(self, directory: KeyDirectory) -> None:
-        """Answer from another directory from the next request on."""
+    def replace_directory(self, directory: KeyDirectory | None) -> None:
+        """Answer from another directory from the next request on; None: the keys are not known."""
         self._directory = directory
+
+    def take_used(self) -> dict[str, float]:
+        """Return the ids of the keys that were let in since the last time, and when last."""
+        used, self._used = self._used, {}
+        return used
+
+    def give_back_used(self, used: Mapping[str, float]) -> None:
+        """Take back what was taken and came to nothing; later uses count."""
+        self._used = {**used, **self._used}
 
     async def authenticate(self, headers: Mapping[str, str], now: float) -> Principal:
         """Return the caller; names lower-case, `now` in unix seconds.
 
         Suspends only while the key set of a token's issuer is fetched.
         Raises Denied: invalid_api_key, permission_denied for a tier that is not configured,
-        store_unavailable where an identity provider is down and nothing it said is left.
+        store_unavailable where the keys are not known, or an identity provider is down and
+        nothing it said is left.
         """
         credential = find_credential(headers)
         if credential is None:
@@ -123,11 +135,22 @@ class Authenticator:
                 raise Denied("invalid_api_key", "No API key provided.")
             return self._anonymous
         if looks_like_api_key(credential):
-            principal = authenticate_key(credential, self._directory, now)
-        elif looks_like_jwt(credential):
+            return self._authenticate_key(credential, now)
+        if looks_like_jwt(credential):
             principal = await self._authenticate_token(credential, now)
         else:
             raise incorrect_credential()
+        return self._of_a_known_tier(principal)
+
+    def _authenticate_key(self, credential: str, now: float) -> Principal:
+        if self._directory is None:
+            # Failure mode: closed, once what was known is too old; `keyring` decides when.
+            raise Denied("store_unavailable", "API keys cannot be checked now.", retry_after_s=1)
+        principal = self._of_a_known_tier(authenticate_key(credential, self._directory, now))
+        self._used[principal.key_id] = now
+        return principal
+
+    def _of_a_known_tier(self, principal: Principal) -> Principal:
         if principal.tier not in self._tiers:
             raise Denied("permission_denied", "The tier of this credential is not configured.")
         return principal

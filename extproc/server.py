@@ -11,7 +11,6 @@ import logging
 import os
 import random
 import signal
-import sqlite3
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -25,6 +24,7 @@ from extproc.admin.server import AdminServer
 from extproc.admin.server import start as start_admin
 from extproc.identity import Authenticator
 from extproc.inflight import InFlight
+from extproc.keyring import Keyring, open_key_store
 from extproc.pipeline import Gateway
 from extproc.places import Places
 from extproc.policies.estimate import Estimator
@@ -32,7 +32,6 @@ from extproc.schema import Config
 from extproc.service import Processor
 from extproc.snapshot import compile_snapshot
 from extproc.stores.journal import Journal
-from extproc.stores.keys import KeyStore
 from extproc.stores.memory import MemoryLedger
 from extproc.stores.redis_ledger import RedisLedger
 from extproc.stores.usage_log import SqliteUsageLog
@@ -43,7 +42,6 @@ from extproc.transport.lane import LaneTransport
 
 log: Final = logging.getLogger(__name__)
 
-KEY_POLL_S: Final = 0.25  # a revoked key stops working within a second, polls and all
 HOUSEKEEPING_S: Final = 1.0
 DRAIN_POLL_S: Final = 0.1
 LAG_PROBE_S: Final = 0.5
@@ -62,7 +60,8 @@ class Server:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Bind everything. Raises OSError or sqlite3.Error when something cannot be had."""
+        """Bind everything. Raises OSError, sqlite3.Error or KeyStoreError when something cannot
+        be had."""
         config, places = self._config, self._places
         places.envoy.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.metrics = Metrics(
@@ -70,21 +69,22 @@ class Server:
             served_models=frozenset(t.model for m in config.models.values() for t in m.targets),
             providers=frozenset(config.providers),
         )
-        self._keys = KeyStore(places.state)
-        self._identity = Authenticator.from_config(
+        identity = Authenticator.from_config(
             config.auth,
-            self._keys.directory(),
+            None,
             self._env,
             tiers=config.tiers,
             on_error=self._jwks_error,
         )
+        self._keys = Keyring(open_key_store(config.state), identity, self.metrics)
+        await self._keys.poll()
         self._usage_log = SqliteUsageLog(places.ledger, self.metrics)
         self._inflight = InFlight(time.time)
         self._ledger = self._open_ledger()
         await self._ledger.start()
         gateway = Gateway(
             snapshot=compile_snapshot(config, time.time()),
-            identity=self._identity,
+            identity=identity,
             observer=self.metrics,
             ledger=self._ledger,
             estimator=Estimator(),
@@ -105,8 +105,9 @@ class Server:
         app = create_app(ready=self.readiness, metrics=self.metrics.expose, version=__version__)
         self._admin: AdminServer = await start_admin(app, config.admin.host, config.admin.port)
         await self._transport.set_serving(True)
-        for loop in (self._watch_keys, self._housekeeping, self._probe_lag):
-            self._tasks.append(asyncio.create_task(self._forever(loop)))
+        steps = (self._keys.watch, self._keys.note_use, self._housekeeping, self._probe_lag)
+        for step in steps:
+            self._tasks.append(asyncio.create_task(self._forever(step)))
         # Because what was built above lives as long as the process: no collection need visit it.
         gc.collect()
         gc.freeze()
@@ -135,14 +136,15 @@ class Server:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         # Bounded: a disk that is full must not keep the process from leaving.
         await asyncio.to_thread(self._usage_log.close)
-        self._keys.close()
+        await self._keys.close()
         await self._ledger.close()
         await self._admin.close()
 
     async def readiness(self) -> Readiness:
         """Say whether traffic may come: the processor serves and Envoy is attached and warm."""
         conditions = [
-            ("processor", not self._draining, "draining" if self._draining else "serving")
+            ("processor", not self._draining, "draining" if self._draining else "serving"),
+            ("keys", self._keys.loaded, "read" if self._keys.loaded else "never read yet"),
         ]
         if self._config.server.processor_address is None:
             ok, detail = await envoy_config_status(
@@ -176,16 +178,6 @@ class Server:
             except Exception:  # a watcher that dies unseen is worse than one that complains
                 log.exception("background step failed")
                 await asyncio.sleep(HOUSEKEEPING_S)
-
-    async def _watch_keys(self) -> None:
-        await asyncio.sleep(KEY_POLL_S)
-        try:
-            if await asyncio.to_thread(self._keys.changed):
-                self._identity.replace_directory(await asyncio.to_thread(self._keys.directory))
-        except sqlite3.Error:
-            # Failure mode: stale. The keys known so far go on working.
-            self.metrics.store_error("keys", "read")
-            await asyncio.sleep(HOUSEKEEPING_S)
 
     async def _housekeeping(self) -> None:
         await asyncio.sleep(HOUSEKEEPING_S)

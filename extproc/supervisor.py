@@ -26,9 +26,10 @@ import click
 from extproc.admin.envoy import admin_request
 from extproc.bundle.render import write
 from extproc.checks import envoy_binary, missing_secrets
+from extproc.keyring import open_key_store
 from extproc.places import Places
+from extproc.policies.keys import KeyRequest
 from extproc.schema import Config
-from extproc.stores.keys import KeyStore
 
 log: Final = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ async def run_everything(config: Config, files: Sequence[Path], env: Mapping[str
     keepers: list[asyncio.Task[None]] = []
     key_id = None
     try:
-        key_id, key = _dev_key(config, places)  # before the processor reads its keys
+        key_id, key = _dev_key(config)  # before the processor reads its keys
         for child in children:
             await child.start()
             keepers.append(asyncio.create_task(_keep(child, stop)))
@@ -119,7 +120,7 @@ async def run_everything(config: Config, files: Sequence[Path], env: Mapping[str
         for child in reversed(children):  # Envoy first: its last entries settle the bill
             await child.stop(patience)
         if key_id is not None:
-            with contextlib.closing(KeyStore(places.state)) as keys:
+            with contextlib.closing(open_key_store(config.state)) as keys:
                 keys.revoke(key_id, now=time.time())
 
 
@@ -179,18 +180,15 @@ def _reachable(host: str) -> str:
     return "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 (compared, not bound)
 
 
-def _dev_key(config: Config, places: Places) -> tuple[str | None, str]:
+def _dev_key(config: Config) -> tuple[str | None, str]:
     """Make a key for this run: shown once, dead after a day or when the run ends."""
     tier = "enterprise" if "enterprise" in config.tiers else next(iter(config.tiers), "free")
     now = time.time()
-    with contextlib.closing(KeyStore(places.state)) as keys:
+    with contextlib.closing(open_key_store(config.state)) as keys:
         record, key = keys.create(
-            name="llm-edge-run",
-            tier=tier,
-            tenant="local",
+            KeyRequest("llm-edge-run", tier, tenant="local", expires_at=now + DEV_KEY_S),
             now=now,
             token=os.urandom(32),
-            expires_at=now + DEV_KEY_S,
         )
     return record.key_id, key
 

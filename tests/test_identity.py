@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import resource
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -192,6 +195,69 @@ def test_what_is_known_locally_does_not_suspend() -> None:
     assert now_or_never(who, {"x-api-key": KEY}).tenant == "acme"
     assert now_or_never(who, bearer(signed(claims()))).tenant.startswith(HS.name)
     assert now_or_never(who, bearer(RS_TOKEN)).tenant.startswith(RS.name)
+
+
+async def test_unknown_keys_are_no_wrong_keys() -> None:
+    """Refuse with 503 and not 401 while the keys are not known; other credentials work on."""
+    who = authenticator(anonymous_tier="free")
+    who.replace_directory(None)
+    denied = await refusal(who, {"x-api-key": KEY})
+    assert (denied.status, denied.code, denied.retry_after_s) == (503, "store_unavailable", 1)
+    assert (await refusal(who, {"x-api-key": "garbage"})).status == 401
+    assert now_or_never(who, bearer(signed(claims()))).tenant.startswith(HS.name)
+    assert now_or_never(who, {}).tenant == "anonymous"
+    assert who.take_used() == {}
+
+
+async def test_only_keys_that_are_let_in_count_as_used() -> None:
+    """Remember when each was used last, and neither tokens nor what was refused."""
+    who = authenticator()
+    now_or_never(who, {"x-api-key": KEY}, NOW)
+    now_or_never(who, {"x-api-key": KEY}, NOW + 1)
+    now_or_never(who, bearer(signed(claims())))
+    await refusal(who, {"x-api-key": new_api_key(b"b" * 32)[1]})
+    used = who.take_used()
+    assert used == {KEY_ID: NOW + 1}
+    assert who.take_used() == {}
+    now_or_never(who, {"x-api-key": KEY}, NOW + 2)
+    who.give_back_used(used | {"key_2": NOW})
+    assert who.take_used() == {KEY_ID: NOW + 2, "key_2": NOW}
+    who.replace_directory(KeyDirectory.of([replace(RECORD, tier="removed")], 2))
+    await refusal(who, {"x-api-key": KEY})
+    assert who.take_used() == {}
+
+
+async def test_a_million_wrong_keys_leave_nothing_behind() -> None:
+    """Refuse any number of random keys without remembering one of them."""
+    who = authenticator()
+    seeds = range(1_000_000)
+
+    def refuse(seed: int) -> None:
+        key = f"sk_{seed:043}"
+        try:
+            who.authenticate({"x-api-key": key}, NOW).send(None)
+        except Denied:
+            return
+        raise AssertionError(key)
+
+    for seed in seeds[:1_000]:
+        refuse(seed)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for seed in seeds[:10_000]:  # traced, because each byte is then seen
+            refuse(seed)
+        gc.collect()
+        traced, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for seed in seeds:
+        refuse(seed)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert traced < 50_000  # five bytes a key would be a leak
+    assert after - before < 2_000  # KiB: two bytes a key
+    assert who.take_used() == {}
 
 
 async def test_a_replaced_directory_counts_at_once() -> None:

@@ -8,20 +8,27 @@ from __future__ import annotations
 
 import json
 import secrets
-import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 import click
 
 from extproc.commands.options import BadInput, Failed, config_option, duration, load_config
 from extproc.config import Config
 from extproc.domain import KeyRecord
-from extproc.policies.auth import KEY_TOKEN_BYTES, is_live
-from extproc.stores.keys import FILE_NAME, DeadKeyError, KeyStore, UnknownKeyError
+from extproc.keyring import open_key_store
+from extproc.policies.auth import KEY_TOKEN_BYTES
+from extproc.policies.keys import DeadKeyError, KeyRequest, UnknownKeyError, describe, state_of
+from extproc.stores.keys import KeyStore, KeyStoreError
+
+_HEAD: Final = (
+    *("KEY ID", "NAME", "TENANT", "TIER", "STATE", "MODELS", "ENDPOINTS", "TAGS"),
+    *("LAST USED", "ENDS"),
+)
 
 
 @click.group()
@@ -39,6 +46,7 @@ def keys(ctx: click.Context, config_paths: tuple[Path, ...]) -> None:
 @click.option("--tenant", help="Share limits and cache with the tenant's keys. Default: its own.")
 @click.option("--models", metavar="A,B", help="Models the key may use. Default: every one.")
 @click.option("--endpoints", metavar="A,B", help="Endpoints it may use, for example chat.")
+@click.option("--tags", metavar="A,B", help="Marks to find it by, for example team:search.")
 @click.option("--expires", type=duration, help="Lifetime, for example 90d. Default: no end.")
 @click.pass_context
 def create(
@@ -50,6 +58,7 @@ def create(
     tenant: str | None,
     models: str | None,
     endpoints: str | None,
+    tags: str | None,
     expires: float | None,
 ) -> None:
     """Create a key and print it; it cannot be shown again."""
@@ -59,15 +68,17 @@ def create(
     allowed = _names(models)
     now = time.time()
     with _store(config) as store:
-        record, plaintext = store.create(
+        request = KeyRequest(
             name=name,
             tier=tier,
             tenant=tenant,
             models=allowed,
             endpoints=_names(endpoints),
+            tags=_names(tags) or frozenset(),
             expires_at=None if expires is None else now + expires,
-            now=now,
-            token=secrets.token_bytes(KEY_TOKEN_BYTES),
+        )
+        record, plaintext = store.create(
+            request, now=now, token=secrets.token_bytes(KEY_TOKEN_BYTES)
         )
     _print_key(record, plaintext)
     if missing := sorted((allowed or frozenset()) - config.models.keys()):
@@ -84,10 +95,9 @@ def list_(ctx: click.Context, config_paths: tuple[Path, ...], *, as_json: bool) 
     with _store(_config(ctx, config_paths)) as store:
         records = store.list()
     if as_json:
-        click.echo(json.dumps([_document(record, now) for record in records], indent=2))
+        click.echo(json.dumps([describe(record, now) for record in records], indent=2))
         return
-    head = ("KEY ID", "NAME", "TENANT", "TIER", "STATE", "MODELS", "ENDPOINTS", "ENDS")
-    rows = [head, *(_row(record, now) for record in records)]
+    rows = [_HEAD, *(_row(record, now) for record in records)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
@@ -146,7 +156,7 @@ def _config(ctx: click.Context, paths: Sequence[Path]) -> Config:
 def _store(config: Config) -> Iterator[KeyStore]:
     """Open the key store and turn its errors into exit codes."""
     try:
-        with KeyStore(config.state.dir) as store:
+        with closing(open_key_store(config.state)) as store:
             yield store
     except UnknownKeyError as error:
         raise Failed(f"no key {error.args[0]!r}; see: llm-edge keys list") from None
@@ -154,8 +164,8 @@ def _store(config: Config) -> Iterator[KeyStore]:
         raise Failed(f"{error.args[0]} is expired or revoked: create a new key") from None
     except ValueError as error:
         raise BadInput(str(error)) from None
-    except (sqlite3.Error, OSError) as error:
-        raise Failed(f"{config.state.dir / FILE_NAME}: {error}") from None
+    except KeyStoreError as error:
+        raise Failed(str(error)) from None
 
 
 def _names(text: str | None) -> frozenset[str] | None:
@@ -171,13 +181,6 @@ def _print_key(record: KeyRecord, plaintext: str) -> None:
     click.echo(plaintext)
 
 
-def _state(record: KeyRecord, now: float) -> str:
-    if is_live(record, now):
-        return "active" if record.revoked_at is None else "retiring"
-    revoked = record.revoked_at is not None and now >= record.revoked_at
-    return "revoked" if revoked else "expired"
-
-
 def _row(record: KeyRecord, now: float) -> tuple[str, ...]:
     ends = [time_s for time_s in (record.expires_at, record.revoked_at) if time_s is not None]
     return (
@@ -185,26 +188,13 @@ def _row(record: KeyRecord, now: float) -> tuple[str, ...]:
         record.name,
         record.tenant,
         record.tier,
-        _state(record, now),
+        state_of(record, now),
         "all" if record.models is None else ",".join(sorted(record.models)),
         "all" if record.endpoints is None else ",".join(sorted(record.endpoints)),
+        ",".join(sorted(record.tags)) or "-",
+        _date(record.last_used_at),
         _date(min(ends, default=None)),
     )
-
-
-def _document(record: KeyRecord, now: float) -> dict[str, object]:
-    return {
-        "key_id": record.key_id,
-        "name": record.name,
-        "tenant": record.tenant,
-        "tier": record.tier,
-        "state": _state(record, now),
-        "models": None if record.models is None else sorted(record.models),
-        "endpoints": None if record.endpoints is None else sorted(record.endpoints),
-        "created_at": record.created_at,
-        "expires_at": record.expires_at,
-        "revoked_at": record.revoked_at,
-    }
 
 
 def _date(time_s: float | None) -> str:

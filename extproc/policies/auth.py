@@ -14,15 +14,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from types import MappingProxyType
-from typing import Final, get_args
+from typing import Final
 
-from extproc.domain import EndpointName, KeyRecord, Principal
+from extproc.domain import KeyRecord, Principal
 from extproc.errors import Denied
 
 KEY_TOKEN_BYTES: Final = 32  # 256 bits: out of reach of guessing for as long as BLAKE2 stands
 MAX_CREDENTIAL_BYTES: Final = 16_384  # IdPs put group lists into tokens; beyond this it is abuse
-MAX_NAME_CHARS: Final = 100
-MAX_LIFE_S: Final = 100 * 365 * 86_400.0  # keeps every time a date that can be printed
 CREDENTIAL_HEADERS: Final = ("authorization", "x-api-key", "api-key")
 
 API_KEY_PATTERN: Final = re.compile(r"sk_[A-Za-z0-9_-]{43}", re.ASCII)
@@ -149,24 +147,3 @@ def authenticate_key(credential: str, directory: KeyDirectory, now: float) -> Pr
     if not is_live(record, now):
         raise incorrect_credential()
     return Principal(record.tenant, record.key_id, record.tier, record.models, record.endpoints)
-
-
-def check_record(record: KeyRecord) -> None:
-    """Raise ValueError, naming the attribute, for a record that would be unsafe or useless."""
-    if not 0 < len(record.name) <= MAX_NAME_CHARS or not record.name.isprintable():
-        raise ValueError(f"name: 1 to {MAX_NAME_CHARS} printable characters")
-    if TENANT_PATTERN.fullmatch(record.tenant) is None or record.tenant == ANONYMOUS:
-        raise ValueError(
-            "tenant: 1 to 63 of A-Z a-z 0-9 . _ -, beginning with a letter or digit,"
-            f" and not {ANONYMOUS}"
-        )
-    if not record.tier:
-        raise ValueError("tier: must not be empty")
-    if record.models is not None and not (record.models and all(record.models)):
-        raise ValueError("models: name at least one, or leave it out for every model")
-    legal = frozenset(get_args(EndpointName))
-    if record.endpoints is not None and not (record.endpoints and record.endpoints <= legal):
-        raise ValueError(f"endpoints: one or more of {', '.join(sorted(legal))}")
-    ends_at = record.expires_at
-    if ends_at is not None and not 0 < ends_at - record.created_at <= MAX_LIFE_S:
-        raise ValueError("expires: more than 0 and at most 100 years from now")

@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from click.testing import CliRunner, Result
 
 from extproc.commands.keys import keys
 from extproc.policies.auth import authenticate_key
-from extproc.stores.keys import KeyStore
+from extproc.stores.redis_keys import RedisKeys
+from extproc.stores.sqlite_keys import SqliteKeys
+from tests.redis_server import RedisServer
 
 Run = Callable[..., Result]
 
@@ -41,7 +44,7 @@ def test_create_prints_the_key_once(run: Run, tmp_path: Path) -> None:
     """Print the key alone to stdout, what it is to stderr, and never again."""
     made = run(
         "create", "--tier", "free", "--name", "Team A", "--models", "gpt-4o, gpt-4o-mini",
-        "--endpoints", "chat", "--expires", "90d",
+        "--endpoints", "chat", "--expires", "90d", "--tags", "team:search,prod",
     )  # fmt: skip
     assert made.exit_code == 0, made.output
     assert re.fullmatch(r"sk_[A-Za-z0-9_-]{43}\n", made.stdout)
@@ -53,10 +56,11 @@ def test_create_prints_the_key_once(run: Run, tmp_path: Path) -> None:
     shown = state(run)
     assert shown["models"] == ["gpt-4o", "gpt-4o-mini"]
     assert shown["endpoints"] == ["chat"]
+    assert (shown["tags"], shown["last_used_at"]) == (["prod", "team:search"], None)
     assert (shown["name"], shown["tenant"], shown["state"]) == ("Team A", "team-a", "active")
     assert isinstance(shown["expires_at"], float)
     assert abs(shown["expires_at"] - time.time() - 90 * 86_400) < 60
-    with KeyStore(tmp_path / "state") as store:
+    with closing(SqliteKeys(tmp_path / "state")) as store:
         assert authenticate_key(key, store.directory(), time.time()).tenant == "team-a"
 
 
@@ -70,6 +74,7 @@ def test_create_prints_the_key_once(run: Run, tmp_path: Path) -> None:
         pytest.param(["--expires", "9" * 400 + "d"], "100 years", id="an end beyond every date"),
         pytest.param(["--tenant", "a:b"], "tenant", id="a tenant of an issuer's form"),
         pytest.param(["--models", ","], "models", id="an empty list of models"),
+        pytest.param(["--tags", "a b"], "tags", id="a tag with a blank"),
         pytest.param(["--name", ""], "name", id="an empty name"),
         pytest.param(["--config", "/nowhere.yaml"], "/nowhere.yaml", id="no such configuration"),
     ],
@@ -120,13 +125,26 @@ def test_a_store_that_cannot_be_opened_exits_1(run: Run, tmp_path: Path) -> None
     assert "state" in failed.stderr
 
 
-def test_list_is_a_table(run: Run) -> None:
+def test_list_is_a_table(run: Run, tmp_path: Path) -> None:
     """Align columns under one heading, an empty store included."""
     assert run("list").stdout.startswith("KEY ID")
-    run("create", "--tier", "free", "--name", "a long name", "--models", "x")
+    run("create", "--tier", "free", "--name", "a long name", "--models", "x", "--tags", "a,b")
     head, row = run("list").stdout.splitlines()
-    assert row.index("a long name") == head.index("NAME")
-    assert row.rstrip().endswith("never")
+    for column, cell in {
+        "NAME": "a long name",
+        "TENANT": "a-long-name",
+        "TIER": "free",
+        "STATE": "active",
+        "MODELS": "x",
+        "ENDPOINTS": "all",
+        "TAGS": "a,b",
+        "LAST USED": "never",
+        "ENDS": "never",
+    }.items():
+        assert row[head.index(column) :].startswith(cell), column
+    with closing(SqliteKeys(tmp_path / "state")) as store:
+        store.write_used({row.split()[0]: 0.0})
+    assert "1970-01-01T00:00:00Z" in run("list").stdout
 
 
 def test_a_model_that_is_not_configured_is_noted(run: Run) -> None:
@@ -144,3 +162,25 @@ def test_config_before_the_subcommand(tmp_path: Path) -> None:
     CliRunner().invoke(keys, ["--config", str(first), "list", "--config", str(second)])
     assert (tmp_path / "two" / "keys.db").exists()
     assert not (tmp_path / "one").exists()
+
+
+def test_the_store_is_the_one_that_the_configuration_names(tmp_path: Path) -> None:
+    """Create a key in Redis where that is the store, and none in a file."""
+    server = RedisServer()
+    config = tmp_path / "llm-edge.yaml"
+    place = f"store: redis, redis: {{url: {server.url!r}}}, dir: {tmp_path / 'state'}"
+    config.write_text(f"state: {{{place}}}\n")
+    words = ["create", "--config", str(config), "--tier", "free", "--name", "ci"]
+    down = CliRunner().invoke(keys, words)
+    assert down.exit_code == 1
+    assert "redis.sock" in down.stderr
+    server.start()
+    try:
+        made = CliRunner().invoke(keys, words)
+        assert made.exit_code == 0, made.output
+        with closing(RedisKeys(server.url)) as store:
+            principal = authenticate_key(made.stdout.strip(), store.directory(), time.time())
+        assert principal.tenant == "ci"
+    finally:
+        server.stop()
+    assert not (tmp_path / "state").exists()

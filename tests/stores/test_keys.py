@@ -1,80 +1,41 @@
-"""The key store: what is on disk, when keys end, and how a change is noticed."""
+"""What every key store must do, on SQLite and on a real Redis alike."""
 
 from __future__ import annotations
 
-import sqlite3
-import stat
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from extproc.domain import KeyRecord, Principal
-from extproc.errors import Denied
+from extproc.domain import Principal
 from extproc.policies.auth import authenticate_key, looks_like_api_key
-from extproc.stores.keys import DeadKeyError, KeyStore, UnknownKeyError
+from extproc.policies.keys import DeadKeyError, UnknownKeyError
+from extproc.stores.keys import KeyStore, KeyStoreError
+from extproc.stores.redis_keys import RedisKeys
+from extproc.stores.sqlite_keys import SqliteKeys
+from tests.keyed import NOW, create, works
 
-NOW = 1_800_000_000.0
-
-
-@pytest.fixture(name="store")
-def fresh_store(tmp_path: Path) -> Iterator[KeyStore]:
-    """Open a store in a state directory that does not exist yet."""
-    with KeyStore(tmp_path / "state") as store:
-        yield store
+Open = Callable[[], KeyStore]
 
 
-def create(store: KeyStore, seed: int = 1, **changes: Any) -> tuple[KeyRecord, str]:
-    """Create a key from fixed randomness."""
-    given: dict[str, Any] = {"name": "ci", "tier": "free", "now": NOW, "token": bytes([seed]) * 32}
-    return store.create(**(given | changes))
+@pytest.fixture(name="open_store", params=["sqlite", "redis"])
+def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
+    """Open the same data as often as asked, as further processes would."""
+    with ExitStack() as opened:
+        if request.param == "redis":
+            url = request.getfixturevalue("redis_server").url
+            yield lambda: opened.enter_context(closing(RedisKeys(url)))
+        else:
+            yield lambda: opened.enter_context(closing(SqliteKeys(tmp_path / "state")))
 
 
-def works(store: KeyStore, key: str, now: float) -> bool:
-    """Say whether a key opens the door at a moment."""
-    try:
-        authenticate_key(key, store.directory(), now)
-    except Denied:
-        return False
-    return True
-
-
-def test_no_key_is_ever_on_disk(store: KeyStore) -> None:
-    """Find neither keys nor their randomness in any file of the store."""
-    record, key = create(store)
-    _, rotated = store.rotate(record.key_id, grace_s=60, now=NOW, token=b"\x02" * 32)
-    store.revoke(record.key_id, now=NOW)
-    files = list(store.path.parent.iterdir())
-    assert {file.name for file in files} == {"keys.db", "keys.db-wal", "keys.db-shm", "keys.lock"}
-    content = b"".join(file.read_bytes() for file in files)
-    assert record.digest in content
-    for secret in (
-        key.encode(),
-        key[3:].encode(),
-        rotated[3:].encode(),
-        b"\x01" * 32,
-        b"\x02" * 32,
-    ):
-        assert secret not in content
-
-
-def test_only_the_owner_may_read(store: KeyStore) -> None:
-    """Keep all of the store's files and their directory to the owner."""
-    create(store)
-    for file in store.path.parent.iterdir():
-        assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
-    assert stat.S_IMODE(store.path.parent.stat().st_mode) == 0o700
-
-
-def test_a_file_that_stood_open_is_closed(tmp_path: Path) -> None:
-    """Take back a mode that lets others read."""
-    (tmp_path / "keys.db").touch(mode=0o644)
-    with KeyStore(tmp_path) as store:
-        assert stat.S_IMODE(store.path.stat().st_mode) == 0o600
+@pytest.fixture
+def store(open_store: Open) -> KeyStore:
+    """Open an empty store."""
+    return open_store()
 
 
 @pytest.mark.parametrize(
@@ -147,18 +108,25 @@ def test_like_names_do_not_share_a_tenant(store: KeyStore) -> None:
     assert create(store, 9, tenant="team-a")[0].tenant == "team-a"
 
 
-def test_what_was_stored_comes_back(store: KeyStore) -> None:
+def test_what_was_stored_comes_back(store: KeyStore, open_store: Open) -> None:
     """Return records and keys as they went in, oldest first, after reopening too."""
     record, key = create(
-        store, models=frozenset({"a", "b"}), endpoints=frozenset({"chat"}), expires_at=NOW + 1
+        store,
+        name='Команда "1"\'; --',
+        tenant="ci",
+        models=frozenset({"a", "b"}),
+        endpoints=frozenset({"chat"}),
+        tags=frozenset({"team:search", "owner=a@b"}),
+        expires_at=NOW + 0.1,
     )
     older, _ = create(store, 2, now=NOW - 1)
     assert looks_like_api_key(key)
-    with KeyStore(store.path.parent) as reopened:
-        assert reopened.list() == (older, record)
-        assert authenticate_key(key, reopened.directory(), NOW) == Principal(
-            "ci", record.key_id, "free", record.models, record.endpoints
-        )
+    reopened = open_store()
+    assert reopened.list() == (older, record)
+    assert reopened.get(record.key_id) == record
+    assert authenticate_key(key, reopened.directory(), NOW) == Principal(
+        "ci", record.key_id, "free", record.models, record.endpoints
+    )
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
@@ -172,6 +140,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no tier": ({"tier": ""}, "tier"),
     "an empty list of models": ({"models": frozenset()}, "models"),
     "an endpoint nobody knows": ({"endpoints": frozenset({"chat", "x"})}, "chat, completions"),
+    "a model no terminal can show": ({"models": frozenset({"\udcff"})}, "models"),
+    "a tag with a comma": ({"tags": frozenset({"a,b"})}, "tags"),
+    "an empty tag": ({"tags": frozenset({""})}, "tags"),
+    "tags without end": ({"tags": frozenset(map(str, range(17)))}, "up to 16"),
     "an end that is now": ({"expires_at": NOW}, "expires"),
     "an end before now": ({"expires_at": NOW - 1}, "expires"),
     "an end beyond every date": ({"expires_at": float("inf")}, "expires"),
@@ -199,7 +171,7 @@ def test_wrong_grace_leaves_nothing_behind(store: KeyStore, grace_s: float) -> N
     assert store.list() == (record,)
 
 
-def test_changes_are_noticed(store: KeyStore) -> None:
+def test_changes_are_noticed(store: KeyStore, open_store: Open) -> None:
     """Say `changed` for others' and own writes until the directory is read again."""
     assert store.changed()
     before = store.directory()
@@ -208,13 +180,36 @@ def test_changes_are_noticed(store: KeyStore) -> None:
     assert store.changed()
     assert store.directory().epoch > before.epoch
     assert not store.changed()
-    with KeyStore(store.path.parent) as other:
-        assert not store.changed()
-        other.revoke(record.key_id, now=NOW)
-        assert store.changed()
-        assert store.directory().epoch == other.directory().epoch
-        other.list()
+    other = open_store()
     assert not store.changed()
+    other.revoke(record.key_id, now=NOW)
+    assert store.changed()
+    assert store.directory().epoch == other.directory().epoch
+    other.list()
+    assert not store.changed()
+
+
+def test_a_use_is_noted_and_is_no_change(store: KeyStore, open_store: Open) -> None:
+    """Keep the latest time a key was used at; nobody loads its keys anew for it."""
+    (one, _), (two, _) = create(store, 1), create(store, 2)
+    other = open_store()
+    store.directory()
+    other.directory()
+    store.write_used({one.key_id: NOW + 5, two.key_id: NOW + 1})
+    other.write_used({one.key_id: NOW + 3, two.key_id: NOW + 2})
+    assert not store.changed()
+    assert not other.changed()
+    assert other.get(one.key_id).last_used_at == NOW + 5
+    assert [record.last_used_at for record in store.list()] == [NOW + 5, NOW + 2]
+    new, _ = store.rotate(one.key_id, grace_s=0, now=NOW, token=b"\x03" * 32)
+    assert new.last_used_at is None
+    assert store.get(new.key_id).last_used_at is None
+
+
+def test_an_unknown_key_is_not_there(store: KeyStore) -> None:
+    """Name the key that there is not."""
+    with pytest.raises(UnknownKeyError, match="key_0"):
+        store.get("key_0")
 
 
 def test_a_failed_write_does_not_count(store: KeyStore) -> None:
@@ -223,12 +218,12 @@ def test_a_failed_write_does_not_count(store: KeyStore) -> None:
     with pytest.raises(ValueError, match="name"):
         create(store, name="")
     create(store, 1)
-    with pytest.raises(sqlite3.IntegrityError):
+    with pytest.raises(KeyStoreError):
         create(store, 1)
     assert store.directory().epoch == epoch + 1
 
 
-def test_many_writers_lose_nothing(tmp_path: Path) -> None:
+def test_many_writers_lose_nothing(open_store: Open) -> None:
     """Open and write from many threads and connections at the same time."""
     failures: list[Exception] = []
     barrier = threading.Barrier(8)
@@ -236,9 +231,9 @@ def test_many_writers_lose_nothing(tmp_path: Path) -> None:
     def work(number: int) -> None:
         try:
             barrier.wait()
-            with KeyStore(tmp_path / "state") as own:
-                for i in range(5):
-                    create(own, token=bytes([number, i]) * 16)
+            own = open_store()
+            for i in range(5):
+                create(own, token=bytes([number, i]) * 16)
         except Exception as error:  # noqa: BLE001 (shown by the main thread)
             failures.append(error)
 
@@ -248,35 +243,7 @@ def test_many_writers_lose_nothing(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert failures == []
-    with KeyStore(tmp_path / "state") as store:
-        records = store.list()
-        assert len({record.tenant for record in records}) == len(records) == 40
-        assert store.directory().epoch == 40
-
-
-def test_many_processes_may_open_at_once(tmp_path: Path) -> None:
-    """Open a new store from several processes: a command beside a starting server."""
-    script = (
-        "import sys, pathlib; from extproc.stores.keys import KeyStore; "
-        "KeyStore(pathlib.Path(sys.argv[1])).list()"
-    )
-    command = [sys.executable, "-c", script, str(tmp_path / "state")]
-    children = [subprocess.Popen(command) for _ in range(4)]
-    assert [child.wait() for child in children] == [0] * 4
-
-
-def test_a_newer_schema_is_refused(store: KeyStore) -> None:
-    """Never write to a file of a release that knows more."""
-    with sqlite3.connect(store.path) as other:
-        other.execute("PRAGMA user_version = 99")
-    other.close()
-    with pytest.raises(sqlite3.DatabaseError, match="newer release"):
-        KeyStore(store.path.parent)
-
-
-def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
-    """Fail with SQLite's error on garbage, and keep the garbage."""
-    (tmp_path / "keys.db").write_bytes(b"garbage" * 1000)
-    with pytest.raises(sqlite3.DatabaseError):
-        KeyStore(tmp_path)
-    assert (tmp_path / "keys.db").read_bytes() == b"garbage" * 1000
+    store = open_store()
+    records = store.list()
+    assert len({record.tenant for record in records}) == len(records) == 40
+    assert store.directory().epoch == 40
