@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from extproc.domain import Dialect, Reply
+from extproc.redact import redact
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +91,12 @@ def anthropic_body(code: str, message: str, request_id: str) -> bytes:
 
 def render(denied: Denied, dialect: Dialect, request_id: str) -> Reply:
     """Turn a refusal into the answer the caller's client library expects."""
+    # Because a message may repeat what a caller named, and some put their key where a name goes.
+    message = redact(denied.message)
     if dialect == "anthropic":
-        body = anthropic_body(denied.code, denied.message, request_id)
+        body = anthropic_body(denied.code, message, request_id)
     else:
-        body = openai_body(denied.code, denied.message, denied.param)
+        body = openai_body(denied.code, message, denied.param)
     headers: tuple[tuple[str, bytes], ...] = (("content-type", b"application/json"),)
     headers += denied.headers
     if denied.retry_after_s is not None:

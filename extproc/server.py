@@ -20,6 +20,7 @@ from extproc import __version__
 from extproc.accesslog import AccessLog
 from extproc.admin.app import Readiness, create_app
 from extproc.admin.envoy import envoy_config_status
+from extproc.admin.keys import KeyAdmin
 from extproc.admin.server import AdminServer
 from extproc.admin.server import start as start_admin
 from extproc.identity import Authenticator
@@ -76,7 +77,8 @@ class Server:
             tiers=config.tiers,
             on_error=self._jwks_error,
         )
-        self._keys = Keyring(open_key_store(config.state), identity, self.metrics)
+        store = open_key_store(config.state)
+        self._keys = Keyring(store, identity, self.metrics)
         await self._keys.poll()
         self._usage_log = SqliteUsageLog(places.ledger, self.metrics)
         self._inflight = InFlight(time.time)
@@ -102,7 +104,14 @@ class Server:
         else:
             self._transport = LaneTransport(self._address(), streams, logs, limit)
         await self._transport.start()
-        app = create_app(ready=self.readiness, metrics=self.metrics.expose, version=__version__)
+        app = create_app(
+            ready=self.readiness,
+            metrics=self.metrics.expose,
+            version=__version__,
+            keys=KeyAdmin(store, frozenset(config.tiers), time.time, os.urandom, self._keys_error),
+            token=config.admin.token,
+            env=self._env,
+        )
         self._admin: AdminServer = await start_admin(app, config.admin.host, config.admin.port)
         await self._transport.set_serving(True)
         steps = (self._keys.watch, self._keys.note_use, self._housekeeping, self._probe_lag)
@@ -167,6 +176,9 @@ class Server:
 
     def _address(self) -> str:
         return self._config.server.processor_address or f"unix:{self._places.processor_socket}"
+
+    def _keys_error(self, op: str) -> None:
+        self.metrics.store_error("keys", op)
 
     def _jwks_error(self, op: str) -> None:
         self.metrics.store_error("jwks", op)

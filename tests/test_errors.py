@@ -84,6 +84,13 @@ def test_an_anthropic_error_names_the_request() -> None:
 
 
 @pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+def test_a_key_in_the_place_of_a_name_is_not_repeated(dialect: str) -> None:
+    denied = Denied("model_not_found", f"The model `sk_{'a' * 43}` does not exist.")
+    body = render(denied, cast("Literal['openai']", dialect), "r").body
+    assert b"The model `[redacted]` does not exist." in body
+
+
+@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
 @pytest.mark.parametrize(
     ("denied", "headers"),
     [

@@ -1,4 +1,4 @@
-"""The admin API: is it alive, is it ready, what did it count.
+"""The admin port: is it alive, is it ready, what did it count, and the admin API.
 
 Knows: FastAPI and the callables it is given. Must not know: sockets, Envoy, the pipeline or what
 makes the processor ready.
@@ -7,15 +7,19 @@ makes the processor ready.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Literal
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+
+from extproc.admin.guard import Guard
+from extproc.admin.keys import KeyAdmin, install
+from extproc.admin.report import ErrorReport, report
+from extproc.schema import SecretRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,31 +56,19 @@ class ReadinessReport(BaseModel):
     conditions: list[Condition]
 
 
-class Error(BaseModel):
-    """What went wrong, in the shape of the gateway's own errors."""
-
-    message: str
-    type: str
-    param: str | None = None
-    code: str
-
-
-class ErrorReport(BaseModel):
-    """The body of every error."""
-
-    error: Error
-
-
 def create_app(
     *,
     ready: Callable[[], Awaitable[Readiness]],
     metrics: Callable[[], tuple[bytes, str]],
     version: str,
+    keys: KeyAdmin,
+    token: SecretRef | None,
+    env: Mapping[str, str],
 ) -> FastAPI:
     """Build the admin application.
 
     `ready` is awaited on the loop at every probe; `metrics` is called in a thread and returns the
-    page and its content type. Health never depends on either.
+    page and its content type. Health never depends on either. `/admin` is for who has the `token`.
     """
     app = FastAPI(
         title="LLM Edge Agent admin",
@@ -105,25 +97,22 @@ def create_app(
         body, content_type = await asyncio.to_thread(metrics)
         return Response(body, headers={"content-type": content_type})
 
+    install(app, keys)
+    app.add_middleware(Guard, token=token, env=env)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(Exception, _broken)
     return app
 
 
-def _report(status: int, kind: str, code: str, message: str) -> JSONResponse:
-    body = ErrorReport(error=Error(message=message, type=kind, code=code))
-    return JSONResponse(body.model_dump(), status_code=status)
-
-
-async def _refused(request: Request, error: Exception) -> Response:
+async def _refused(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = HTTPStatus(error.status_code).name.lower()
-    message = f"{request.method} {request.url.path}: {error.detail}"
-    answer = _report(error.status_code, "invalid_request_error", code, message)
+    answer = report(error.status_code, code, f"{error.detail}; see /docs")
     answer.headers.update(error.headers or {})
     return answer
 
 
 async def _broken(_request: Request, _error: Exception) -> Response:
     # uvicorn logs the trace; the caller learns nothing of the inside.
-    return _report(500, "server_error", "internal_error", "The admin API failed; see the log.")
+    message = "The admin API failed; see the log."
+    return report(500, "internal_error", message, kind="server_error")

@@ -8,33 +8,19 @@ it works on the finished line: message, fields and trace alike.
 from __future__ import annotations
 
 import logging
-import re
 import sys
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, TextIO
 
 import msgspec
 
-REDACTED: Final = "[redacted]"
-# What is kept, then the secret. No class holds a quote or a backslash, so a line of JSON stays one.
-# Most rules ask for no word boundary, because an escaped line break ends in a letter: `\nsk_...`.
-_SECRETS: Final = re.compile(
-    r"(?P<keep>bearer\s+|authorization\W+basic\s+|api[-_]?key[\"'\\]*\s*[:=]\s*[\"'\\]*)"
-    r"[^\s\"'\\,;\[]+"
-    r"|sk[-_][a-z0-9_-]{20,}|(?<![a-z0-9])sk[-_][a-z0-9_-]{8,}"
-    r"|eyJ[a-z0-9_-]{8,}\.[a-z0-9_-]{8,}(?:\.[a-z0-9_-]*)?",
-    re.IGNORECASE | re.ASCII,
-)
+from extproc.redact import redact
+
 # What LogRecord itself carries; everything else came through `extra`.
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 # Breaks a line for somebody: C0, DEL, C1 and Unicode's own separators.
 _CONTROLS: Final = (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)
 _ESCAPES: Final = {code: f"\\u{code:04x}" for code in _CONTROLS} | {10: "\\n", 13: "\\r", 9: "\\t"}
-
-
-def redact(text: str) -> str:
-    """Replace what looks like a key: `sk_...`, `sk-...`, bearer tokens, `api-key: ...`, JWTs."""
-    return _SECRETS.sub(lambda found: (found["keep"] or "") + REDACTED, text)
 
 
 class JsonFormatter(logging.Formatter):

@@ -1,12 +1,16 @@
 """The admin API's answers."""
 
+import os
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
 
 from extproc.admin.app import Readiness, create_app
+from extproc.admin.keys import KeyAdmin
 
+NO_STORE: Any = None
 PAGE = (b"# HELP x y\n", "text/plain; version=1.0.0; charset=utf-8")
 GOOD = Readiness((("processor", True, "serving"), ("envoy", True, "live")))
 BAD = Readiness((("processor", True, "serving"), ("envoy", False, "no admin socket")))
@@ -34,7 +38,14 @@ def scene() -> Scene:
 
 @pytest.fixture
 async def client(scene: Scene) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(ready=scene.ready, metrics=scene.metrics, version="1.2.3")
+    app = create_app(
+        ready=scene.ready,
+        metrics=scene.metrics,
+        version="1.2.3",
+        keys=KeyAdmin(NO_STORE, {"free"}, lambda: 0.0, os.urandom, lambda _op: None),
+        token=None,
+        env={},
+    )
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://admin") as opened:
         yield opened
@@ -95,7 +106,7 @@ async def test_errors(
     assert answer.status_code == status
     error = answer.json()["error"]
     assert error == {
-        "message": f"{method} {path}: {answer.reason_phrase}",
+        "message": f"{answer.reason_phrase}; see /docs",
         "type": "invalid_request_error",
         "param": None,
         "code": code,
@@ -106,7 +117,9 @@ async def test_errors(
 async def test_documentation(client: httpx.AsyncClient) -> None:
     """The schema names every path and its types, and the page shows it."""
     schema = (await client.get("/openapi.json")).json()
-    assert set(schema["paths"]) == {"/healthz", "/readyz", "/metrics"}
+    assert {path for path in schema["paths"] if not path.startswith("/admin/")} == {
+        *("/healthz", "/readyz", "/metrics")
+    }
     assert schema["info"]["version"] == "1.2.3"
     assert "503" in schema["paths"]["/readyz"]["get"]["responses"]
     assert {"Health", "ReadinessReport", "ErrorReport"} <= set(schema["components"]["schemas"])
