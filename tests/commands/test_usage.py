@@ -13,29 +13,15 @@ from extproc.commands.usage import moment_ms, usage, usd
 from extproc.domain import Ended, Outcome, Usage, UsageSource
 from extproc.ports import SilentObserver
 from extproc.stores.usage_log import SqliteUsageLog
+from tests.outcomes import outcome
 
 NEW_YEAR_MS = 1_735_689_600_000
-OUTCOME = Outcome(
+OUTCOME = outcome(
     id="",
-    request_id="r",
     time_ms=NEW_YEAR_MS,
-    tenant="acme",
-    key_id="key_1",
-    endpoint="chat",
     model="gpt-4o-mini",
-    provider="openai",
-    served_model="gpt-4o-mini",
-    stream=False,
-    status=200,
-    ended=Ended.FINISHED,
     usage=Usage(1_000, 20, 100, UsageSource.PROVIDER),
     cost_pico_usd=154_500_000,
-    attempts=1,
-    duration_ms=5,
-    ttft_ms=1,
-    request_bytes=1,
-    response_bytes=1,
-    flags="",
 )
 
 

@@ -14,29 +14,11 @@ from extproc.domain import Ended, Outcome, Usage, UsageSource
 from extproc.ports import SilentObserver
 from extproc.stores.report import GROUPS, UsageRow, total, usage_report
 from extproc.stores.usage_log import SqliteUsageLog
+from tests.outcomes import outcome
 
 DAY_MS = 86_400_000
-OUTCOME = Outcome(
+OUTCOME = outcome(
     id="",
-    request_id="r",
-    time_ms=0,
-    tenant="acme",
-    key_id="key_1",
-    endpoint="chat",
-    model="small",
-    provider="openai",
-    served_model="gpt-4o-mini",
-    stream=False,
-    status=200,
-    ended=Ended.FINISHED,
-    usage=Usage(10, 4, 2, UsageSource.PROVIDER),
-    cost_pico_usd=100,
-    attempts=1,
-    duration_ms=5,
-    ttft_ms=1,
-    request_bytes=1,
-    response_bytes=1,
-    flags="",
 )
 Kept = Callable[[Sequence[Outcome]], Path]
 

@@ -15,24 +15,17 @@ from typing import Any
 
 import pytest
 
-from extproc.domain import Ended, Outcome, Usage, UsageSource
+from extproc.domain import Outcome, Usage, UsageSource
 from extproc.ports import SilentObserver
 from extproc.stores import usage_log as module
 from extproc.stores.usage_log import SqliteUsageLog
+from tests.outcomes import outcome
 
-OUTCOME = Outcome(
+OUTCOME = outcome(
     id="id-0",
     request_id="client's",
     time_ms=1_735_689_599_999,  # the last millisecond of 2024 in UTC
-    tenant="acme",
-    key_id="key_1",
-    endpoint="chat",
-    model="small",
-    provider="openai",
-    served_model="gpt-4o-mini",
     stream=True,
-    status=200,
-    ended=Ended.FINISHED,
     usage=Usage(19, 10, 5, UsageSource.PROVIDER),
     cost_pico_usd=8_475_000,
     attempts=2,
@@ -40,7 +33,6 @@ OUTCOME = Outcome(
     ttft_ms=None,
     request_bytes=400,
     response_bytes=9_000,
-    flags="",
 )
 
 

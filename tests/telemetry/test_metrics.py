@@ -9,28 +9,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from extproc.domain import Ended, Outcome, Usage, UsageSource
 from extproc.telemetry import metrics as module
 from extproc.telemetry.metrics import MAX_NAMES, MAX_TENANTS, Metrics
+from tests.outcomes import outcome
 
-OUTCOME = Outcome(
-    id="id",
-    request_id="r",
-    time_ms=0,
-    tenant="acme",
-    key_id="key_1",
-    endpoint="chat",
-    model="small",
-    provider="openai",
-    served_model="gpt-4o-mini",
+OUTCOME = outcome(
     stream=True,
-    status=200,
-    ended=Ended.FINISHED,
     usage=Usage(19, 11, 5, UsageSource.PROVIDER),
     cost_pico_usd=2_500_000_000_000,
-    attempts=1,
     duration_ms=1_100,
     ttft_ms=100,
-    request_bytes=1,
-    response_bytes=1,
-    flags="",
 )
 FAILED = replace(
     OUTCOME,
