@@ -233,6 +233,7 @@ class Outcome:
     """One ledger row: a call that was planned, and what it came to.
 
     Times are unix milliseconds and durations milliseconds; cost is None when no price is known.
+    `retried` names the providers of the attempts before the last, in order.
     """
 
     id: str
@@ -255,6 +256,7 @@ class Outcome:
     request_bytes: int
     response_bytes: int
     flags: str
+    retried: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

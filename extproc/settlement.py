@@ -46,6 +46,7 @@ def settle(entry: LogEntry, record: Record, estimator: Estimator) -> Outcome:
         request_bytes=entry.request_bytes,
         response_bytes=entry.response_bytes,
         flags=",".join(entry.flags),
+        retried=_retried(entry, record) if entry.attempts > 1 else (),
     )
 
 
@@ -63,6 +64,12 @@ def settlement_of(outcome: Outcome, record: Record) -> Settlement:
     amount = (int(served), usage.input + usage.output, outcome.cost_pico_usd or 0)
     certain = usage.source in {UsageSource.PROVIDER, UsageSource.NONE}
     return Settlement(record.id, amount, certain, record.hold)
+
+
+def _retried(entry: LogEntry, record: Record) -> tuple[str, ...]:
+    """Name the providers before the last attempt; past the plan's end its last is tried again."""
+    last = len(record.attempts) - 1
+    return tuple(record.attempts[min(n, last)].provider for n in range(entry.attempts - 1))
 
 
 def _ended(entry: LogEntry) -> Ended:

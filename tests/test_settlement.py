@@ -144,19 +144,23 @@ def test_how_an_exchange_ended_and_what_it_used(
 
 
 @pytest.mark.parametrize(
-    ("attempts", "provider", "cost"),
+    ("attempts", "retried", "provider", "cost"),
     [
-        pytest.param(0, "openai", 100 * 150_000 + 20 * 600_000, id="none counted is the first"),
-        pytest.param(1, "openai", 100 * 150_000 + 20 * 600_000, id="the first"),
-        pytest.param(2, "local", 140, id="the second at its own price"),
-        pytest.param(3, "gratis", None, id="the third has no known price"),
-        pytest.param(9, "gratis", None, id="more than planned is the last"),
+        pytest.param(0, (), "openai", 100 * 150_000 + 20 * 600_000, id="none counted is the first"),
+        pytest.param(1, (), "openai", 100 * 150_000 + 20 * 600_000, id="the first"),
+        pytest.param(2, ("openai",), "local", 140, id="the second at its own price"),
+        pytest.param(3, ("openai", "local"), "gratis", None, id="the third has no known price"),
+        pytest.param(
+            5, ("openai", "local", "gratis", "gratis"), "gratis", None, id="the last tried again"
+        ),
     ],
 )
-def test_the_last_attempt_is_the_one_billed(attempts: int, provider: str, cost: int | None) -> None:
+def test_the_last_attempt_is_the_one_billed(
+    attempts: int, retried: tuple[str, ...], provider: str, cost: int | None
+) -> None:
     outcome = settle(replace(ENTRY, attempts=attempts), RECORD, Estimator())
     assert (outcome.provider, outcome.cost_pico_usd) == (provider, cost)
-    assert outcome.attempts == attempts
+    assert (outcome.attempts, outcome.retried) == (attempts, retried)
 
 
 def test_the_cached_part_of_a_prompt_has_its_own_price() -> None:

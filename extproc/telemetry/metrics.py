@@ -138,8 +138,8 @@ class Metrics:
         self._request(outcome.endpoint, outcome.status, ended).inc()
         if outcome.attempts > 0:
             self._attempt(provider, ended).inc()
-        if outcome.attempts > 1:
-            self._attempt(OTHER, "retried").inc(outcome.attempts - 1)
+        for name in outcome.retried:
+            self._attempt(name if name in self._providers else OTHER, "retried").inc()
         if usage.source is not UsageSource.NONE:
             self._source_of[usage.source].inc()
             answers.input.observe(usage.input)

@@ -25,7 +25,8 @@ FAILED = replace(
     usage=Usage(0, 0, 0, UsageSource.NONE),
     cost_pico_usd=0,
     ttft_ms=None,
-    attempts=3,
+    attempts=4,
+    retried=("local", "openai", "gone"),
 )
 CUT = replace(
     OUTCOME, ended=Ended.PARTIAL, usage=Usage(19, 4, 0, UsageSource.PARTIAL), cost_pico_usd=None
@@ -38,7 +39,7 @@ UNSENT = replace(CUT, attempts=0, ttft_ms=None)
 
 @pytest.fixture
 def metrics() -> Metrics:
-    return Metrics(models=["small"], served_models=["gpt-4o-mini"], providers=["openai"])
+    return Metrics(models=["small"], served_models=["gpt-4o-mini"], providers=["openai", "local"])
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
@@ -71,7 +72,9 @@ def total(metrics: Metrics, name: str, **labels: str) -> float:
         (FAILED, "gen_ai_server_request_duration_seconds_count", {"error_type": "503"}, 1),
         (FAILED, "gen_ai_server_time_to_first_token_seconds_count", {}, 0),
         (FAILED, "llm_edge_attempts_total", {"provider": "openai", "result": "failed"}, 1),
-        (FAILED, "llm_edge_attempts_total", {"provider": "other", "result": "retried"}, 2),
+        (FAILED, "llm_edge_attempts_total", {"provider": "openai", "result": "retried"}, 1),
+        (FAILED, "llm_edge_attempts_total", {"provider": "local", "result": "retried"}, 1),
+        (FAILED, "llm_edge_attempts_total", {"provider": "other", "result": "retried"}, 1),
         (FAILED, "llm_edge_usage_source_total", {}, 0),
         (FAILED, "llm_edge_cost_usd_total", {}, 0),
         (CUT, "llm_edge_usage_source_total", {"source": "partial"}, 1),
