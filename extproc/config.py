@@ -131,7 +131,7 @@ def _note(layer: Mapping[str, Any], prefix: str, source: str, origin: dict[str, 
 
 
 def _explain(detail: Mapping[str, Any], origin: Mapping[str, str]) -> str:
-    parts = [str(part) for part in detail["loc"]]
+    parts = [str(part) for part in detail["loc"] if part != "[key]"]  # pydantic's mark of a name
     path = ".".join(parts)
     source = next(
         (origin[p] for n in range(len(parts), 0, -1) if (p := ".".join(parts[:n])) in origin), None

@@ -23,6 +23,11 @@ MAX_USD: Final = 1_000_000_000  # Redis counts to 9 million: the nearer limit ho
 MAX_COUNT: Final = 2**53 - 1  # what Redis' scripts count exactly
 MAX_RATE: Final = 1_000_000_000  # from one a microsecond on, the resolution, it limits no more
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+PROCESSOR_NAME: Final = "llm-edge-processor"  # Envoy's name for us, beside those of the providers
+_ADDRESS: Final = re.compile(
+    r"^(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:.]+\]):(\d{1,5})$"
+)
+MAX_PORT: Final = 65_535
 
 
 def parse_duration(text: str) -> float:
@@ -66,13 +71,31 @@ def _endpoint(value: str) -> str:
     return value.rstrip("/")
 
 
+def _address(value: str) -> str:
+    found = _ADDRESS.match(value)
+    if found is None or not 0 < int(found[1]) <= MAX_PORT:
+        raise ValueError(
+            "write host:port, a name, an IPv4 address or a [bracketed] IPv6 address and a port of"
+            " 1 to 65535, for example processor.svc:50051"
+        )
+    return value
+
+
+def _not_ours(value: str) -> str:
+    if value == PROCESSOR_NAME:
+        raise ValueError("this name is the gateway's own; legal: any other of a-z 0-9 _ -")
+    return value
+
+
 Seconds = Annotated[float, BeforeValidator(_duration), Field(gt=0, allow_inf_nan=False)]
 UsdPerMillion = Annotated[Decimal, BeforeValidator(_price)]
 Usd = Annotated[Decimal, BeforeValidator(_usd)]
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Url = Annotated[str, AfterValidator(_endpoint)]
-Port = Annotated[int, Field(ge=0, le=65535)]
+Port = Annotated[int, Field(ge=0, le=MAX_PORT)]
+HostPort = Annotated[str, AfterValidator(_address)]
+ProviderName = Annotated[Name, AfterValidator(_not_ours)]
 
 
 class _Section(BaseModel):
@@ -115,7 +138,7 @@ class Server(_Section):
     port: Port
     workers: Annotated[int, Field(ge=1, le=64)]
     transport: Literal["auto", "lane", "grpcio"]
-    processor_address: str | None = None  # host:port for a processor in another pod
+    processor_address: HostPort | None = None  # for a processor in another pod
     max_request_bytes: Annotated[int, Field(ge=1024, le=MAX_BODY_BYTES)]
     max_connections: Annotated[int, Field(ge=1)]
     drain_seconds: Seconds
@@ -250,7 +273,7 @@ class Config(_Section):
     auth: Auth
     tiers: dict[Name, Tier]
     limits: Limits = Limits()
-    providers: dict[Name, Provider]
+    providers: dict[ProviderName, Provider]
     models: dict[str, ModelConfig]
     timeouts: Timeouts
     observability: Observability

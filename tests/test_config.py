@@ -129,6 +129,11 @@ def test_a_secret_is_a_reference_and_never_quoted(write: Write, secret: str) -> 
             "server.drain_seconds: write a number and a unit: ms, s, m, h or d",
             id="a duration without a unit",
         ),
+        pytest.param(
+            "providers: {llm-edge-processor: {dialect: openai, endpoint: 'http://h'}}",
+            "providers.llm-edge-processor: this name is the gateway's own; legal: any other of",
+            id="a provider named as we are",
+        ),
         pytest.param("timeouts: {completion: 0s}", "timeouts.completion: ", id="no time at all"),
         pytest.param("timeouts: {completion: .inf}", "timeouts.completion: ", id="for ever"),
         pytest.param("timeouts: {completion: .nan}", "timeouts.completion: ", id="not a time"),
@@ -139,6 +144,23 @@ def test_a_message_names_file_path_and_what_is_legal(write: Write, text: str, me
     path = write(text)
     lines = refusal([path]).splitlines()
     assert [line for line in lines if line.startswith(f"{path}: {message}")], lines
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["h", ":1", "h:", "h:x", "h:0", "h:65536", "::1:50051", "[::1]", "http://h:1", "h:1/", "a b:1"],
+)
+def test_a_processors_address_is_host_and_port(write: Write, address: str) -> None:
+    path = write(f"server: {{processor_address: '{address}'}}")
+    message = refusal([path])
+    assert message.startswith(f"{path}: server.processor_address: write host:port, ")
+    assert "for example processor.svc:50051" in message
+
+
+@pytest.mark.parametrize("address", ["processor.svc:50051", "10.0.0.1:1", "[::1]:65535", "a-b:80"])
+def test_a_processors_address_is_taken_as_it_is(write: Write, address: str) -> None:
+    config = load([write(f"server: {{processor_address: '{address}'}}")], {})
+    assert config.server.processor_address == address
 
 
 @pytest.mark.parametrize("price", ["abc", "-1", "0.0000001", "true", ".nan", ".inf", "1.0e+40"])

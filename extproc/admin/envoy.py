@@ -15,8 +15,9 @@ from typing import Any, Final
 import h11
 import msgspec
 
+from extproc.schema import PROCESSOR_NAME
+
 LISTENER: Final = "gateway"
-PROCESSOR_CLUSTER: Final = "llm-edge-processor"
 TIMEOUT_S: Final = 1.0  # a probe's default; Envoy answers in a millisecond
 MAX_ANSWER_BYTES: Final = 8 * 1024 * 1024  # a cluster is about 2 KB for each of its hosts
 _CHUNK_BYTES: Final = 65_536
@@ -61,7 +62,7 @@ async def envoy_config_status(
     except OSError as error:
         return False, str(error)
     missing = [f"listener {LISTENER}"] if LISTENER not in listeners else []
-    needed = [PROCESSOR_CLUSTER, *sorted(providers)]
+    needed = [PROCESSOR_NAME, *sorted(providers)]
     missing += [f"cluster {name}" for name in needed if name not in clusters]
     if missing:
         return False, f"not warm: {', '.join(missing)}"

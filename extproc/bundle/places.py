@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 
 from envoy_data_plane.envoy.config.core.v3 import Address, Pipe, SocketAddress
 
-from extproc.schema import SecretRef
+from extproc.schema import PROCESSOR_NAME, SecretRef
 
-PROCESSOR: Final = "llm-edge-processor"  # cluster of ext_proc and the access log
+PROCESSOR: Final = PROCESSOR_NAME  # cluster of ext_proc and the access log
 PROCESSOR_SOCKET: Final = "extproc.sock"
 NO_PLAN: Final = "llm.no-plan"  # no cluster: a request without a plan must go nowhere
 PLAN: Final = "llm"  # dynamic metadata the processor writes for the router

@@ -14,10 +14,9 @@ from extproc.bundle.bootstrap import bootstrap
 from extproc.bundle.clusters import clusters
 from extproc.bundle.listener import listener
 from extproc.bundle.messages import as_dict, as_yaml, resources
-from extproc.bundle.places import PROCESSOR, TLS_FILE, secret_file
+from extproc.bundle.places import TLS_FILE, secret_file
 from extproc.bundle.routes import routes
 from extproc.bundle.secrets import certificate, credential
-from extproc.config import ConfigError
 from extproc.schema import Config
 
 SECRETS: Final = "secrets"
@@ -26,14 +25,12 @@ SECRET_MODE: Final = 0o600  # they name variables and files only, but need not b
 
 
 def render(config: Config, base: Path = Path()) -> dict[str, str]:
-    """Return file name -> text. Raises ConfigError for a provider named like our own cluster.
+    """Return file name -> text.
 
     `base` is what relative paths in the configuration are relative to, as seen from the bundle.
     Files stand in the order in which they may be replaced under a running Envoy: what is named
     before what names it.
     """
-    if PROCESSOR in config.providers:
-        raise ConfigError(f"providers.{PROCESSOR}: this name is the gateway's own")
     files = {}
     for name, provider in config.providers.items():
         if provider.api_key is not None:

@@ -10,8 +10,7 @@ from pathlib import Path
 import click
 
 from extproc.bundle.render import write
-from extproc.commands.options import BadInput, Failed, config_option, load_config
-from extproc.config import ConfigError
+from extproc.commands.options import Failed, config_option, load_config
 
 
 @click.command()
@@ -27,8 +26,6 @@ def bundle(config_paths: tuple[Path, ...], out: Path) -> None:
     config = load_config(config_paths)
     try:
         write(config, out)
-    except ConfigError as error:
-        raise BadInput(str(error)) from None
     except OSError as error:
         raise Failed(str(error)) from None
     click.echo(f"wrote the Envoy configuration to {out}")

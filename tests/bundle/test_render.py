@@ -15,7 +15,7 @@ from extproc.bundle.edge import CALLERS, OWN, all_but
 from extproc.bundle.messages import PriorityGroupClusterSpecifier
 from extproc.bundle.render import render, write
 from extproc.commands.bundle import bundle
-from extproc.config import ConfigError, load
+from extproc.config import load
 
 from .harness import configured
 
@@ -53,13 +53,6 @@ def test_secrets_are_private_and_stale_ones_go(tmp_path: Path) -> None:
     assert (secrets / "openai.yaml").stat().st_mode & 0o777 == 0o600
     write(configured(tmp_path, {"providers": {"openai": OPENAI}}), tmp_path / "out")
     assert {path.name for path in secrets.iterdir()} == {"openai.yaml"}
-
-
-def test_a_provider_cannot_take_the_processors_name(tmp_path: Path) -> None:
-    """Clusters are named as providers, and one name is taken."""
-    config = configured(tmp_path, {"providers": {"llm-edge-processor": OPENAI}})
-    with pytest.raises(ConfigError, match=r"providers\.llm-edge-processor"):
-        render(config)
 
 
 @given(st.text(alphabet="-acdegimoprstuvy_", max_size=16))
