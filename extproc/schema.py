@@ -81,6 +81,15 @@ def _address(value: str) -> str:
     return value
 
 
+def _origin(value: str) -> str:
+    if value != "*" and not re.fullmatch(r"https?://[a-z0-9.-]+(?::\d{1,5})?", value):
+        raise ValueError(
+            "write http(s)://host or http(s)://host:port as a browser sends it, in lower case and"
+            ' without a path; or "*" for every origin'
+        )
+    return value
+
+
 def _not_ours(value: str) -> str:
     if value == PROCESSOR_NAME:
         raise ValueError("this name is the gateway's own; legal: any other of a-z 0-9 _ -")
@@ -94,6 +103,7 @@ Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Url = Annotated[str, AfterValidator(_endpoint)]
 Port = Annotated[int, Field(ge=0, le=MAX_PORT)]
+Origin = Annotated[str, AfterValidator(_origin)]
 HostPort = Annotated[str, AfterValidator(_address)]
 ProviderName = Annotated[Name, AfterValidator(_not_ours)]
 
@@ -130,7 +140,7 @@ class Tls(_Section):
 
 
 class Cors(_Section):
-    allow_origins: tuple[str, ...] = ()
+    allow_origins: tuple[Origin, ...] = ()
 
 
 class Server(_Section):

@@ -147,6 +147,21 @@ def test_a_message_names_file_path_and_what_is_legal(write: Write, text: str, me
 
 
 @pytest.mark.parametrize(
+    "origin", ["app.example", "https://a.example/", "https://A.example", "null", "https://*.a", ""]
+)
+def test_an_origin_is_what_a_browser_sends(write: Write, origin: str) -> None:
+    path = write(f"server: {{cors: {{allow_origins: ['{origin}']}}}}")
+    message = refusal([path])
+    assert message.startswith(f"{path}: server.cors.allow_origins.0: write http(s)://host")
+
+
+def test_origins_are_taken_as_they_are(write: Write) -> None:
+    origins = ("*", "https://a.example", "http://localhost:3000")
+    config = load([write(f"server: {{cors: {{allow_origins: {list(origins)}}}}}")], {})
+    assert config.server.cors.allow_origins == origins
+
+
+@pytest.mark.parametrize(
     "address",
     ["h", ":1", "h:", "h:x", "h:0", "h:65536", "::1:50051", "[::1]", "http://h:1", "h:1/", "a b:1"],
 )

@@ -24,9 +24,11 @@ from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
 from envoy_data_plane.envoy.type.v3 import HttpStatus, StatusCode
 
+from extproc.bundle.cors import cors_filters
 from extproc.bundle.messages import http_filter, inline, seconds
 from extproc.bundle.places import CALL, LIMITS, PLAN, PROCESSOR, SERVED
 from extproc.bundle.processor import REQUEST_RETRIES, reconnect
+from extproc.schema import Cors
 
 DECIDE: Final = "llm-edge.decide"
 PROBE: Final = "llm-edge.probe"
@@ -48,10 +50,12 @@ def _quoted(value: str) -> str:
     return f'"{"".join(plain)}"'
 
 
-def http_filters() -> list[HttpFilter]:
+def http_filters(cors: Cors) -> list[HttpFilter]:
     """List the filters; the order is the order on the way in, and reversed on the way out."""
     return [
-        # First, because nothing may act on a request nobody has vouched for.
+        # First, because a preflight carries no credential, and refusals too need its headers.
+        *cors_filters(cors),
+        # Before all that acts, because nothing may act on a request nobody has vouched for.
         http_filter(DECIDE, _decide()),
         # After the decision, because it reads the plan; before the router, whose answer it watches.
         http_filter(PROBE, lua("probe.lua")),

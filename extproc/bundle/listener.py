@@ -40,7 +40,7 @@ from extproc.bundle.filters import http_filters
 from extproc.bundle.messages import from_file, seconds
 from extproc.bundle.places import ROUTES, TLS_FILE, TLS_SECRET, tcp
 from extproc.bundle.replies import local_replies
-from extproc.schema import Config
+from extproc.schema import Config, Server
 
 READ_BUFFER_BYTES: Final = 1_048_576  # per connection and direction; request bodies have their own
 MAX_HEADERS_KB: Final = 60  # Envoy's default, stated; above it is a 431
@@ -71,7 +71,7 @@ def listener(config: Config) -> Listener:
         filters=[
             Filter(
                 name="envoy.filters.network.http_connection_manager",
-                typed_config=Any.pack(_manager(server.trusted_hops)),
+                typed_config=Any.pack(_manager(server)),
             )
         ],
         transport_socket=_tls() if server.tls else None,
@@ -85,17 +85,17 @@ def listener(config: Config) -> Listener:
     )
 
 
-def _manager(hops: int) -> HttpConnectionManager:
+def _manager(server: Server) -> HttpConnectionManager:
     return HttpConnectionManager(
         stat_prefix="gateway",
         rds=Rds(config_source=from_file("rds.yaml"), route_config_name=ROUTES),
-        http_filters=http_filters(),
+        http_filters=http_filters(server.cors),
         access_log=[access_log()],
         local_reply_config=local_replies(),
         early_header_mutation_extensions=early_mutations(),
         # Who calls is the address of the connection: X-Forwarded-For is anybody's to write.
         use_remote_address=True,
-        xff_num_trusted_hops=hops,
+        xff_num_trusted_hops=server.trusted_hops,
         # Nobody is internal, because 127.0.0.1 and 10.0.0.0/8 are where callers come from. An empty
         # list means the private networks; the broadcast address can be nobody's.
         internal_address_config=HttpConnectionManagerInternalAddressConfig(

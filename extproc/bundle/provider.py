@@ -59,7 +59,10 @@ NOT_RETURNED: Final = (
     "strict-transport-security",
     "x-request-id",
 )
-NOT_RETURNED_PREFIXES: Final = ("x-ratelimit-", "anthropic-ratelimit-", "x-envoy-", "x-llm-")
+NOT_RETURNED_PREFIXES: Final = (
+    *("x-ratelimit-", "anthropic-ratelimit-", "x-envoy-", "x-llm-"),
+    "access-control-",  # which pages may read our answers is the operator's to say
+)
 
 
 def provider_filters(name: str, provider: Provider, to: Upstream) -> list[HttpFilter]:

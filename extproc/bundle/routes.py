@@ -29,6 +29,7 @@ from envoy_data_plane.envoy.extensions.filters.http.lua.v3 import LuaPerRoute
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
+from extproc.bundle.cors import cors_policy
 from extproc.bundle.filters import DECIDE, PROBE
 from extproc.bundle.limits import buffer_bytes
 from extproc.bundle.messages import (
@@ -61,6 +62,7 @@ def routes(config: Config) -> RouteConfiguration:
         for (method, path), endpoint in ENDPOINTS.items()
     ]
     table = [
+        *([_preflights()] if config.server.cors.allow_origins else []),
         *planned,
         _planned(_exact("GET", MODELS_PATH), MODELS_PATH),
         _planned(_under("GET", MODELS_PATH + "/"), MODELS_PATH + "/{id}"),
@@ -79,6 +81,7 @@ def routes(config: Config) -> RouteConfiguration:
                 routes=table,
                 include_request_attempt_count=True,  # the provider filter reads it
                 request_body_buffer_limit=buffer_bytes(config),
+                typed_per_filter_config=cors_policy(config.server.cors),
             )
         ],
     )
@@ -94,6 +97,21 @@ def _exact(method: str, path: str) -> RouteMatch:
 
 def _under(method: str, prefix: str) -> RouteMatch:
     return RouteMatch(prefix=prefix, headers=_method(method))
+
+
+def _preflights() -> Route:
+    """Give the CORS filter a route to answer for: it says nothing on direct responses.
+
+    It answers every preflight, of the other origins too, so nothing is ever sent from here.
+    """
+    asked = [
+        HeaderMatcher(name=name, present_match=True)
+        for name in ("origin", "access-control-request-method")
+    ]
+    match = RouteMatch(prefix="/", headers=[*_method("OPTIONS"), *asked])
+    route = _planned(match, "preflight")
+    route.typed_per_filter_config = _untouched()
+    return route
 
 
 def _planned(match: RouteMatch, name: str, dialect: Dialect | None = None) -> Route:
@@ -150,11 +168,16 @@ def _direct(match: RouteMatch, name: str, status: int, body: bytes) -> Route:
             status=status, body=DataSource(inline_string=body.decode())
         ),
         response_headers_to_add=[JSON],
-        typed_per_filter_config={
-            DECIDE: Any.pack(ExtProcPerRoute(disabled=True)),
-            PROBE: Any.pack(LuaPerRoute(disabled=True)),
-        },
+        typed_per_filter_config=_untouched(),
     )
+
+
+def _untouched() -> dict[str, Any]:
+    """Keep a request from the processor and its answer from the probe."""
+    return {
+        DECIDE: Any.pack(ExtProcPerRoute(disabled=True)),
+        PROBE: Any.pack(LuaPerRoute(disabled=True)),
+    }
 
 
 def _missing(match: RouteMatch, dialect: str) -> Route:

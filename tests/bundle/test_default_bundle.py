@@ -72,7 +72,7 @@ def test_the_committed_bundle_starts_envoy(tmp_path: Path) -> None:
 
 FULL = """
 server: {{host: 0.0.0.0, port: 8443, tls: {{cert_file: {dir}/tls.crt, key_file: {dir}/tls.key}},
-  processor_address: "processor.svc:50051"}}
+  cors: {{allow_origins: ["https://app.example"]}}, processor_address: "processor.svc:50051"}}
 providers:
   openai: {{dialect: openai, endpoint: "https://api.openai.com/v1", api_key: {{env: TEST_KEY}}}}
   file: {{dialect: openai, endpoint: "https://10.0.0.1:8443/base/v1", api_key: {{file: {dir}/key}}}}
