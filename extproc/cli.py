@@ -6,8 +6,11 @@ sit inside functions so that `llm-edge --help` and small commands do not pay for
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+import time
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -87,6 +90,23 @@ def check(config_paths: tuple[Path, ...]) -> None:
     if found:
         sys.exit(1)
     click.echo("configuration, secrets and bundle are good")
+
+
+@main.command()
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON array.")
+def doctor(config_paths: tuple[Path, ...], *, as_json: bool) -> None:
+    """Look at this machine: Envoy, secrets, directories, ports, key store, clock, limits."""
+    from extproc.doctor import examine
+
+    found = list(examine(load_config(config_paths), os.environ, now=time.time()))
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in found], indent=2))
+    else:
+        for finding in found:
+            click.echo(f"{finding.verdict:<5} {finding.name:<10} {finding.detail}")
+    if any(finding.verdict == "fail" for finding in found):
+        sys.exit(1)
 
 
 @main.command()
