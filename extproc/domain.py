@@ -93,6 +93,16 @@ class Principal:
 
 
 @dataclass(frozen=True, slots=True)
+class Trace:
+    """The span of one call: its trace, itself, and the caller's span, 0 where there is none."""
+
+    trace_id: int  # 128 bits, never 0
+    span_id: int  # 64 bits, never 0
+    parent_id: int
+    sampled: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Span:
     """Half-open byte range of a JSON value in a request body."""
 

@@ -31,13 +31,15 @@ from extproc.policies import models, routing
 from extproc.policies.client_ip import client_address
 from extproc.policies.estimate import Estimator
 from extproc.policies.reserve import ask_for, subjects_of
-from extproc.ports import Identify, Ledger, Observer
+from extproc.policies.trace import read as read_trace
+from extproc.ports import Identify, Ledger, Observer, Tracer
 from extproc.record import Foreign, decode
 from extproc.settlement import settle as settle_entry
 from extproc.settlement import settlement_of
 from extproc.snapshot import Snapshot
 
-REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")  # what is kept of a client's choosing
+# What is kept of a client's choosing, but for what looks like a key: ids are stored and logged.
+REQUEST_ID: Final = re.compile(r"(?!sk[-_]|eyJ)[A-Za-z0-9._-]{1,128}")
 
 NO_GRANT: Final = Grant(0, ())
 
@@ -57,6 +59,7 @@ class Gateway:
     clock: Callable[[], float]
     new_id: Callable[[], str]
     draw: Callable[[], float]
+    tracer: Tracer | None = None  # None: nobody asked for spans
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +170,8 @@ def settle(gateway: Gateway, entry: LogEntry) -> Outcome | None:
     outcome = settle_entry(entry, record, gateway.estimator)
     gateway.ledger.settle(settlement_of(outcome, record))
     gateway.observer.settled(outcome)
+    if gateway.tracer is not None and (trace := read_trace(record.trace)) is not None:
+        gateway.tracer.settled(trace, outcome)
     return outcome
 
 

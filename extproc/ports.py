@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from extproc.domain import Outcome, Principal
+from extproc.domain import Outcome, Principal, Trace
 from extproc.limits import Ask, Grant, Settlement
 
 
@@ -70,6 +70,27 @@ class Observer(Protocol):
     def store_error(self, store: str, op: str) -> None: ...
 
     def limited(self, limit: str) -> None: ...
+
+
+class Tracer(Protocol):
+    """Record spans of calls whose caller is known. Never raises, never blocks; unix seconds."""
+
+    def begin(self, traceparent: str | None) -> Trace: ...
+
+    def admitted(self, trace: Trace, started: float, ended: float) -> None: ...
+
+    def denied(
+        self,
+        trace: Trace,
+        *,
+        started: float,
+        ended: float,
+        who: Principal,
+        endpoint: str,
+        code: str,
+    ) -> None: ...
+
+    def settled(self, trace: Trace, outcome: Outcome) -> None: ...
 
 
 class SilentObserver:

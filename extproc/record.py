@@ -27,11 +27,12 @@ class Record(msgspec.Struct, array_like=True, frozen=True):
     """The admission of one call. `id` is the processor's own, never the client's.
 
     What differs from call to call comes first, so that the rest is encoded once for many.
-    `attempts` without the repetitions of the last one.
+    `attempts` without the repetitions of the last one; `trace` as `policies.trace` writes it.
     """
 
     id: str
     prompt_bytes: int
+    trace: str
     tenant: str
     key_id: str
     endpoint: str
@@ -49,8 +50,8 @@ class Foreign(Exception):
     """Text in the record's place that no admission of ours wrote."""
 
 
-def encode(forward: Forward) -> bytes:
-    """Write the record of one admission."""
+def encode(forward: Forward, trace: str = "") -> bytes:
+    """Write the record of one admission; `trace` is plain text, empty where none is recorded."""
     call = forward.call
     principal = forward.principal
     shared = _shared(
@@ -63,14 +64,14 @@ def encode(forward: Forward) -> bytes:
     )
     if forward.hold is not None:
         shared = b"%b,%b]" % (shared[:-1], _encode(forward.hold))
-    return b"[%b,%d,%b" % (_encode(forward.id), call.text_bytes, shared)
+    return b'[%b,%d,"%b",%b' % (_encode(forward.id), call.text_bytes, trace.encode(), shared)
 
 
 @lru_cache(maxsize=4096)  # keys by models by orders of their targets; a miss costs 5 us
 def _shared(  # noqa: PLR0917 (the cache's key is its arguments)
     tenant: str, key_id: str, endpoint: str, model: str, stream: bool, targets: tuple[Target, ...]
 ) -> bytes:
-    """Encode the members after the first two, closing bracket included."""
+    """Encode the members after the first three, closing bracket included."""
     attempts = [
         Attempt(
             target.provider,

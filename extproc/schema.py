@@ -272,6 +272,8 @@ class Timeouts(_Section):
 class Observability(_Section):
     log_level: Literal["debug", "info", "warning", "error"]
     log_format: Literal["json", "text"]
+    otlp_endpoint: Url | None = None  # of an OTLP/HTTP collector, without /v1/traces
+    trace_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0  # of traces no caller has begun
 
 
 class Config(_Section):

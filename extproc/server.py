@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from extproc import __version__
 from extproc.accesslog import AccessLog
@@ -40,6 +40,9 @@ from extproc.telemetry.metrics import Metrics
 from extproc.transport import Transport
 from extproc.transport.grpcio import GrpcioTransport
 from extproc.transport.lane import LaneTransport
+
+if TYPE_CHECKING:
+    from extproc.telemetry.tracing import Tracing
 
 log: Final = logging.getLogger(__name__)
 
@@ -84,6 +87,7 @@ class Server:
         self._inflight = InFlight(time.time)
         self._ledger = self._open_ledger()
         await self._ledger.start()
+        self._tracing = self._open_tracing()
         gateway = Gateway(
             snapshot=compile_snapshot(config, time.time()),
             identity=identity,
@@ -93,6 +97,7 @@ class Server:
             clock=time.time,
             new_id=_new_id,
             draw=random.random,
+            tracer=self._tracing,
         )
         limit = config.server.max_request_bytes
         streams = Processor(gateway, self._inflight)
@@ -147,6 +152,8 @@ class Server:
         await asyncio.to_thread(self._usage_log.close)
         await self._keys.close()
         await self._ledger.close()
+        if self._tracing is not None:
+            await asyncio.to_thread(self._tracing.close)
         await self._admin.close()
 
     async def readiness(self) -> Readiness:
@@ -173,6 +180,15 @@ class Server:
                 observer=self.metrics,
             )
         return MemoryLedger(time.time, self.metrics, Journal(self._places.limits))
+
+    def _open_tracing(self) -> Tracing | None:
+        written = self._config.observability
+        if written.otlp_endpoint is None:
+            return None
+        # Not at the top, because few need the SDK and its exporter: 2 MB and 0.2 s.
+        from extproc.telemetry.tracing import Tracing  # noqa: PLC0415
+
+        return Tracing(written.otlp_endpoint, written.trace_ratio, self.metrics)
 
     def _address(self) -> str:
         return self._config.server.processor_address or f"unix:{self._places.processor_socket}"

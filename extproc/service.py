@@ -6,15 +6,17 @@ Knows: the wire codec, the order of messages and the pipeline. Must not know: gR
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from time import perf_counter
 from typing import Final
 
 from extproc import record, wire
-from extproc.domain import ENDPOINTS, MODELS_PATH, Dialect, Reply
+from extproc.domain import ENDPOINTS, MODELS_PATH, Dialect, Reply, Trace
 from extproc.errors import Denied, render
 from extproc.exchange import Event, OutOfOrder, State, advance
 from extproc.inflight import InFlight
 from extproc.pipeline import Gateway, Identified, admit, greet, identify, request_id_of
+from extproc.policies.trace import traceparent_of, written
 
 log: Final = logging.getLogger(__name__)
 
@@ -29,6 +31,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "_began",
         "_dialect",
         "_endpoint",
         "_gateway",
@@ -36,6 +39,7 @@ class Exchange:
         "_inflight",
         "_request_id",
         "_state",
+        "_trace",
     )
 
     def __init__(self, gateway: Gateway, inflight: InFlight) -> None:
@@ -46,6 +50,8 @@ class Exchange:
         self._request_id = ""
         self._endpoint = "none"
         self._dialect: Dialect = "openai"
+        self._trace: Trace | None = None
+        self._began = 0.0
 
     @property
     def ended(self) -> bool:
@@ -95,18 +101,38 @@ class Exchange:
             self._state = advance(self._state, Event.ANSWERED)
             return wire.encode_reply(decided)
         self._identified = decided
-        return wire.encode_continue(greet(decided))
+        greeting = greet(decided)
+        tracer = self._gateway.tracer
+        if tracer is not None:
+            # Only now, because who is not known could fill the collector with spans.
+            self._began = self._gateway.clock()
+            self._trace = tracer.begin(head.headers.get("traceparent"))
+            header = ("traceparent", traceparent_of(self._trace))
+            greeting = replace(greeting, set_headers=(*greeting.set_headers, header))
+        return wire.encode_continue(greeting)
 
     async def _body(self, body: bytes) -> bytes:
         identified = self._identified
         assert identified is not None
         forward = await admit(self._gateway, identified, body)
         self._inflight.add(forward.id, self._gateway.clock() + forward.plan.timeout_ms / 1000)
-        return wire.encode_forward(forward, record.encode(forward))
+        if self._trace is not None and self._gateway.tracer is not None:
+            self._gateway.tracer.admitted(self._trace, self._began, self._gateway.clock())
+        return wire.encode_forward(forward, record.encode(forward, written(self._trace)))
 
     def _refuse(self, denied: Denied) -> bytes:
         self._state = State.ENDED
-        self._gateway.observer.denied(self._endpoint, denied.status, denied.code)
+        gateway, identified = self._gateway, self._identified
+        gateway.observer.denied(self._endpoint, denied.status, denied.code)
+        if self._trace is not None and gateway.tracer is not None and identified is not None:
+            gateway.tracer.denied(
+                self._trace,
+                started=self._began,
+                ended=gateway.clock(),
+                who=identified.principal,
+                endpoint=self._endpoint,
+                code=denied.code,
+            )
         return wire.encode_reply(render(denied, self._dialect, self._request_id))
 
 

@@ -15,7 +15,7 @@ from tests.calls import call, forward, target
 
 PRICES = st.none() | st.builds(Price, *[st.integers(0, 2**62)] * 3)
 TARGETS = st.builds(lambda p, m, price: target(p, m, price=price), st.text(), st.text(), PRICES)
-GOOD = ["i", 60, "t", "k", "chat", "m", True, [["p", "m", [1, 2, 3]]]]
+GOOD = ["i", 60, "", "t", "k", "chat", "m", True, [["p", "m", [1, 2, 3]]]]
 
 
 @given(st.lists(TARGETS, min_size=1, max_size=8), st.text(), st.text(), st.booleans())
@@ -28,7 +28,10 @@ def test_a_record_comes_back_as_it_was(
         id=id_,
         call=call("smäll", stream=stream),
     )
-    record = decode(encode(planned).decode())
+    trace = "ab" * 32
+    assert decode(encode(planned).decode()).trace == ""
+    record = decode(encode(planned, trace).decode())
+    assert record.trace == trace
     assert (record.id, record.tenant, record.key_id) == (id_, tenant, "key_1")
     assert (record.endpoint, record.model, record.stream) == ("chat", "smäll", stream)
     assert record.prompt_bytes == planned.call.text_bytes

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from extproc import pipeline, wire
-from extproc.domain import Model, Principal
+from extproc.domain import Model, Principal, Trace
 from extproc.errors import Denied
 from extproc.inflight import GRACE_S, InFlight
+from extproc.policies.trace import read as read_trace
 from extproc.record import decode
 from extproc.service import Exchange, Processor, ProtocolError
 from tests.calls import (
@@ -29,6 +31,7 @@ from tests.calls import (
     snapshot,
     target,
 )
+from tests.test_settlement import ENTRY
 
 BEARER = ("authorization", "Bearer sk_x")
 SECRET = "postgres://user:hunter2@db"  # stands in an exception's text
@@ -332,7 +335,9 @@ async def test_a_good_request_id_is_kept(given: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", ["", "a b", "x" * 129, "a\n", "é", "a, b", "<script>"], ids=lambda v: repr(v)[:12]
+    "given",
+    ["", "a b", "x" * 129, "a\n", "é", "a, b", "<script>", "sk_" + "a" * 43, "sk-x", "eyJhb.eyJ.x"],
+    ids=lambda v: repr(v)[:12],
 )
 async def test_a_bad_request_id_is_replaced(given: str) -> None:
     raw = await Bench().open().receive(headers_message(("x-request-id", given)))
@@ -348,6 +353,70 @@ async def test_an_id_of_the_clients_choosing_is_never_the_one_calls_are_billed_b
     script = headers_message(("x-request-id", "req-1")), body_message(body())
     call = plain((await Bench().play(*script)).dynamic_metadata)["llm.call"]
     assert decode(call["record"]).id == "made-1"
+
+
+class Spans:
+    """A tracer that remembers what it was told."""
+
+    def __init__(self, *, sampled: bool = True) -> None:
+        self.trace = Trace(0xA, 0xB, 0xC, sampled)
+        self.told: list[tuple[Any, ...]] = []
+
+    def begin(self, traceparent: str | None) -> Trace:
+        self.told.append(("begin", traceparent))
+        return self.trace
+
+    def admitted(self, trace: Trace, started: float, ended: float) -> None:
+        self.told.append(("admitted", trace, started, ended))
+
+    def denied(self, trace: Trace, **more: Any) -> None:
+        self.told.append(("denied", trace, more))
+
+    def settled(self, trace: Trace, outcome: Any) -> None:
+        self.told.append(("settled", trace, outcome.id))
+
+
+@pytest.mark.parametrize("sampled", [True, False], ids=["sampled", "not sampled"])
+async def test_a_call_is_traced_from_admission_to_settlement(*, sampled: bool) -> None:
+    """The provider is called under our span, and the record carries what settlement needs."""
+    spans = Spans(sampled=sampled)
+    bench = Bench(tracer=spans)
+    exchange = bench.open()
+    raw = await exchange.receive(headers_message(("traceparent", "x"), ("x-request-id", "r")))
+    common = answer(raw).request_headers.response  # type: ignore[union-attr]
+    assert common is not None
+    assert common.header_mutation is not None
+    (option,) = common.header_mutation.set_headers
+    assert option.header is not None
+    sent = f"00-{0xA:032x}-{0xB:016x}-{sampled:02x}"
+    assert (option.header.key, option.header.raw_value.decode()) == ("traceparent", sent)
+    reply = answer(await exchange.receive(body_message(body())))
+    assert spans.told == [("begin", "x"), ("admitted", spans.trace, NOW, NOW)]
+    text = plain(reply.dynamic_metadata)["llm.call"]["record"]
+    assert read_trace(decode(text).trace) == (spans.trace if sampled else None)
+    outcome = pipeline.settle(bench.gateway, replace(ENTRY, record=text))
+    assert outcome is not None
+    settled = [("settled", spans.trace, outcome.id)] if sampled else []
+    assert spans.told[2:] == settled
+
+
+async def test_a_refusal_of_a_known_caller_is_traced_and_of_a_stranger_not() -> None:
+    """Who is not known could fill the collector with spans."""
+    stranger = Spans()
+    denied = Denied("invalid_api_key", "No.")
+    await Bench(Identity(denied), tracer=stranger).play(headers_message())
+    assert stranger.told == []
+    known = Spans()
+    await Bench(tracer=known).play(headers_message(), body_message(body(model="none")))
+    told = {"who": ALICE, "endpoint": "chat", "code": "model_not_found"}
+    times = {"started": NOW, "ended": NOW}
+    assert known.told == [("begin", None), ("denied", known.trace, told | times)]
+
+
+async def test_without_a_tracer_a_trace_passes_through() -> None:
+    """What nobody records is left to the caller and the provider."""
+    headers = headers_message(("traceparent", "x"), ("x-request-id", "r"))
+    assert await Bench().open().receive(headers) == wire.encode_continue(pipeline.Continue())
 
 
 async def test_a_reload_in_between_leaves_the_call_its_snapshot() -> None:

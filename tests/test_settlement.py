@@ -19,7 +19,7 @@ UNSENT = Usage(0, 0, 0, UsageSource.PARTIAL)
 FIRST = Attempt("openai", "gpt-4o-mini", (150_000, 600_000, 75_000))
 SECOND = Attempt("local", "llama", (1, 2, 1))
 FREE = Attempt("gratis", "llama", None)
-RECORD = Record("id-1", 400, "acme", "key_1", "chat", "small", False, [FIRST, SECOND, FREE])
+RECORD = Record("id-1", 400, "", "acme", "key_1", "chat", "small", False, [FIRST, SECOND, FREE])
 ENTRY = LogEntry(
     record="",
     request_id="req-1",
@@ -198,7 +198,7 @@ def test_all_other_fields_are_carried_over() -> None:
     assert outcome.flags == "a,b"
 
 
-STREAM = Record("id-2", 400, "acme", "key_1", "chat", "small", True, [FIRST])
+STREAM = Record("id-2", 400, "", "acme", "key_1", "chat", "small", True, [FIRST])
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_a_stream_without_usage_is_estimated_by_its_events(events: int, output: 
 
 
 def test_embeddings_have_no_output_to_estimate() -> None:
-    record = Record("id-3", 400, "acme", "k", "embeddings", "e", False, [FIRST])
+    record = Record("id-3", 400, "", "acme", "k", "embeddings", "e", False, [FIRST])
     entry = replace(ENTRY, usage="", response_bytes=10_000)
     assert settle(entry, record, Estimator()).usage == estimated(100, 0)
 

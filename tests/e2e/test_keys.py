@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.collector import Collector, collecting
 from tests.redis_server import RedisServer
 
 from .stack import Stack, wait_for
@@ -101,7 +102,16 @@ def test_a_change_counts_on_every_replica_within_a_second(
 
 def test_keys_are_seen_nowhere(fresh_stack: Start) -> None:
     """Send keys and tokens the right and every wrong way; find them in no output and no file."""
-    stack = fresh_stack(change=guarded, env=SECRETS)
+    with collecting() as collector:
+        _search(fresh_stack, collector)
+
+
+def _search(fresh_stack: Start, collector: Collector) -> None:
+    def traced(config: dict[str, Any]) -> None:
+        guarded(config)
+        config["observability"]["otlp_endpoint"] = collector.endpoint
+
+    stack = fresh_stack(change=traced, env=SECRETS)
     made = admin(stack, "POST", "/admin/keys", json={"name": "ci", "tier": "free"}).json()
     good, wrong = made["key"], "sk_" + "Zq7" * 14 + "x"
     wait_for("the key", lambda: status(stack, good) == 200)
@@ -128,6 +138,8 @@ def test_keys_are_seen_nowhere(fresh_stack: Start) -> None:
         assert send(good, path=f"/v1/{good}").status_code == 404
         assert send(good, path=f"{CHAT}?key={good}&api_key={wrong}").status_code == 200
         assert send(good, x_request_id=f"{good} x").status_code == 200
+        assert send(good, x_request_id=good).status_code == 200
+        assert send(good, traceparent=good, tracestate=f"a={wrong}").status_code == 200
         assert send(good, x_llm_provider=good).status_code >= 400
         assert send(good, x_llm_strategy=wrong).status_code >= 400
         assert send(good, x_llm_timeout_ms=good).status_code >= 400
@@ -160,6 +172,8 @@ def test_keys_are_seen_nowhere(fresh_stack: Start) -> None:
     for file in [*stack.directory.glob("*.log"), *stack.state.rglob("*")]:
         if file.is_file():
             places[str(file.relative_to(stack.directory))] = file.read_bytes().decode("latin-1")
+    places["traces"] = collector.raw.decode("latin-1")  # all of them: the processor has ended
+    assert made["key_id"] in places["traces"]
     assert len(places["processor.log"]) > 100
     for secret in (good, wrong, spoiled, rotated, *SECRETS.values()):
         for place, text in places.items():
