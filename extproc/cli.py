@@ -112,7 +112,9 @@ def doctor(config_paths: tuple[Path, ...], *, as_json: bool) -> None:
 @main.command()
 @click.option("--port", type=click.IntRange(0, 65535), default=9101, show_default=True)
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--dialect", type=click.Choice(["openai"]), default="openai", show_default=True)
+@click.option(
+    "--dialect", type=click.Choice(["openai", "anthropic"]), default="openai", show_default=True
+)
 @click.option("--name", default="simulated", show_default=True)
 def simulate(port: int, host: str, dialect: str, name: str) -> None:
     """Run one simulated provider in the foreground."""

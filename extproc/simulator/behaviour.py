@@ -14,6 +14,7 @@ HEADER_PREFIX = "x-sim-"
 STICKY_ONLY = frozenset({"statuses"})
 MAX_DELAY_MS = 3_600_000  # an hour: more is a typing error, not a test
 MAX_OUTPUT_TOKENS = 1_000_000
+MAX_TOOL_CALLS = 128  # what OpenAI allows
 OK = 200
 FIRST_ERROR = 400
 
@@ -23,6 +24,7 @@ UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 Status = Annotated[int, Meta(ge=OK, le=599)]
 DelayMs = Annotated[float, Meta(ge=0, le=MAX_DELAY_MS)]
 Chunks = Annotated[int, Meta(ge=0)]
+Tokens = Annotated[int, Meta(ge=0, le=MAX_OUTPUT_TOKENS)]
 
 
 class BadBehaviourError(ValueError):
@@ -32,6 +34,9 @@ class BadBehaviourError(ValueError):
 class Behaviour(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One complete set of behaviours; the default is a provider that is fast and well.
 
+    `tool_calls` says how many tools are called where the request offers some; None: only where it
+    forces one. `cache_read_tokens` and `cache_creation_tokens` are the parts of the prompt that
+    usage reports as read from and written to the provider's prompt cache.
     `status` 200 means answer normally, so that a header can undo a sticky error. `statuses` is used
     up from the left, one for each POST that sets no status of its own.
     """
@@ -45,6 +50,9 @@ class Behaviour(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     stall_after_chunks: Chunks | None = None
     usage: Literal["normal", "missing", "twice", "huge"] = "normal"
     retry_after: Annotated[float, Meta(ge=0)] | None = None
+    tool_calls: Annotated[int, Meta(ge=0, le=MAX_TOOL_CALLS)] | None = None
+    cache_read_tokens: Tokens = 0
+    cache_creation_tokens: Tokens = 0
     framing: Literal["event", "byte", "random"] = "event"
     newline: Literal["lf", "crlf"] = "lf"
     digest: bool = False

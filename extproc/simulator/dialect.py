@@ -74,6 +74,9 @@ class Dialect(Protocol):
     def credential(self, headers: Mapping[str, str]) -> str | None:
         """Return the API key the request presents, if any."""
 
+    def check(self, headers: Mapping[str, str]) -> Fault | None:
+        """Return what is wrong with the headers of a request whose key is good, if anything."""
+
     def read(self, method: str, path: str, body: bytes) -> Call | Fault:
         """Understand a request, or say in the provider's words what is wrong with it."""
 

@@ -10,9 +10,11 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from extproc.simulator import text
+from extproc.simulator import openai_tools, text
 from extproc.simulator.behaviour import Behaviour
 from extproc.simulator.dialect import Call, Event, Script, Stamp, Usage, Whole
+from extproc.simulator.openai_tools import Choice, Offer, ToolSpec
+from extproc.simulator.tools import ToolCall
 
 HUGE_TOKENS = 10**15  # past 32 bits, past any budget, still exact in a JSON double
 DONE = Event(b"data: [DONE]\n\n")
@@ -80,6 +82,8 @@ class ChatRequest(_Request, gc=False, kw_only=True):
 
     messages: Annotated[list[Message], Meta(min_length=1)]
     max_completion_tokens: Limit = None
+    tools: list[ToolSpec] | None = None
+    tool_choice: str | Choice | None = None
 
 
 TokenIds = list[int]
@@ -97,22 +101,29 @@ class _Job(msgspec.Struct, frozen=True, gc=False):
     prompt_tokens: int
     limit: int | None
     include_usage: bool
+    offer: Offer = openai_tools.NOTHING
 
-    def output(self, behaviour: Behaviour) -> tuple[int, bytes]:
-        tokens, cut = text.output_tokens(behaviour.output_tokens, self.limit)
-        return tokens, b'"length"' if cut else b'"stop"'
+    def output(self, behaviour: Behaviour) -> tuple[int, bytes, list[ToolCall]]:
+        calls = self.offer.calls(behaviour)
+        wanted = 0 if calls and self.offer.must else behaviour.output_tokens
+        tokens, cut = text.output_tokens(wanted, self.limit)
+        reason = b'"length"' if cut else b'"tool_calls"' if calls else b'"stop"'
+        return tokens, reason, calls
 
     def usage(self, behaviour: Behaviour, tokens: int) -> Usage | None:
         if behaviour.usage == "missing":
             return None
         prompt, completion = self.prompt_tokens, tokens * self.choices
+        cached = min(behaviour.cache_read_tokens, prompt)
         if behaviour.usage == "huge":
             prompt = completion = HUGE_TOKENS
         return {
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
-            "prompt_tokens_details": _PROMPT_DETAILS,
+            "prompt_tokens_details": (
+                {**_PROMPT_DETAILS, "cached_tokens": cached} if cached else _PROMPT_DETAILS
+            ),
             "completion_tokens_details": _COMPLETION_DETAILS,
         }
 
@@ -127,6 +138,7 @@ class _Shape(msgspec.Struct, frozen=True):
     opening: bytes  # the whole first choice, or nothing
     chunk_choice: tuple[bytes, bytes]
     last_choice: bytes  # the finish reason follows
+    tool_choice: tuple[bytes, bytes] = (b"", b"")  # before the content, and before the calls
 
 
 _CHAT = _Shape(
@@ -141,6 +153,10 @@ _CHAT = _Shape(
     b'"logprobs":null,"finish_reason":null}',
     (b'{"index":%d,"delta":{"content":"', b'"},"logprobs":null,"finish_reason":null}'),
     b'{"index":%d,"delta":{},"logprobs":null,"finish_reason":',
+    (
+        b'{"index":%d,"message":{"role":"assistant","content":',
+        b',"refusal":null,"annotations":[],"tool_calls":',
+    ),
 )
 _COMPLETION = _Shape(
     b"cmpl-",
@@ -157,14 +173,19 @@ def chat(request: ChatRequest) -> Call:
     """Return the call of a chat completion; its prompt is the messages' tokens and 3."""
     prompt = text.CHAT_OVERHEAD_TOKENS + sum([m.tokens() for m in request.messages])
     limit = request.max_completion_tokens or request.max_tokens
-    return _call(_CHAT, request, prompt, request.n or 1, limit)
+    offer = openai_tools.offer(request.tools, request.tool_choice)
+    model = msgspec.json.encode(request.model)
+    job = _Job(model, request.n or 1, prompt, limit, request.include_usage, offer)
+    return _call(_CHAT, request, job)
 
 
 def completion(request: CompletionRequest) -> Call:
     """Return the call of a legacy completion; several prompts get `n` choices each."""
     prompts = prompt_tokens(request.prompt)
     choices = len(prompts) * (request.n or 1)
-    return _call(_COMPLETION, request, sum(prompts), choices, request.max_tokens)
+    model = msgspec.json.encode(request.model)
+    job = _Job(model, choices, sum(prompts), request.max_tokens, request.include_usage)
+    return _call(_COMPLETION, request, job)
 
 
 def prompt_tokens(prompt: str | list[Any]) -> list[int]:
@@ -183,11 +204,11 @@ def _length(item: list[int] | int) -> int:
     return max(1, len(item))
 
 
-def _call(shape: _Shape, request: _Request, prompt: int, choices: int, limit: int | None) -> Call:
-    model = msgspec.json.encode(request.model)
-    job = _Job(model, choices, prompt, limit, request.include_usage)
+def _call(shape: _Shape, request: _Request, job: _Job) -> Call:
     render = partial(_stream if request.stream else _whole, shape, job)
-    return Call(render, request.model, bool(request.stream), request.include_usage, prompt)
+    return Call(
+        render, request.model, bool(request.stream), request.include_usage, job.prompt_tokens
+    )
 
 
 def _head(shape: _Shape, kind: bytes, job: _Job, stamp: Stamp) -> bytes:
@@ -199,9 +220,15 @@ def _head(shape: _Shape, kind: bytes, job: _Job, stamp: Stamp) -> bytes:
 
 
 def _whole(shape: _Shape, job: _Job, behaviour: Behaviour, stamp: Stamp) -> Whole:
-    tokens, reason = job.output(behaviour)
+    tokens, reason, calls = job.output(behaviour)
     before, after = shape.whole_choice
     rest = text.answer(tokens) + after + reason + b"}"
+    if calls:
+        before, middle = shape.tool_choice
+        made = openai_tools.whole(calls, f"call_{stamp.token}")
+        words = b'"' + text.answer(tokens) + b'"' if tokens else b"null"
+        rest = words + middle + made + b'},"logprobs":null,"finish_reason":' + reason + b"}"
+        tokens += sum(call.tokens for call in calls)
     choices = b",".join([before % index + rest for index in range(job.choices)])
     usage = job.usage(behaviour, tokens)
     tail = b"]}" if usage is None else b'],"usage":' + msgspec.json.encode(usage) + b"}"
@@ -214,8 +241,9 @@ def _stream(shape: _Shape, job: _Job, behaviour: Behaviour, stamp: Stamp) -> Scr
 
 
 def _events(shape: _Shape, job: _Job, behaviour: Behaviour, stamp: Stamp) -> Iterator[Event]:
-    tokens, reason = job.output(behaviour)
-    usage = job.usage(behaviour, tokens) if job.include_usage else None
+    tokens, reason, calls = job.output(behaviour)
+    total = tokens + sum(call.tokens for call in calls)
+    usage = job.usage(behaviour, total) if job.include_usage else None
     head = b"data: " + _head(shape, shape.chunk_object, job, stamp)
     tail = b"]}\n\n" if usage is None else b'],"usage":null}\n\n'
     indices = range(job.choices)
@@ -233,6 +261,11 @@ def _events(shape: _Shape, job: _Job, behaviour: Behaviour, stamp: Stamp) -> Ite
             yield Event(before + rest, stop - start, paced)
             paced = False  # choices come together
         paced = True
+    for number, call in enumerate(calls):
+        for delta, worth in openai_tools.deltas(call, number, f"call_{stamp.token}"):
+            for index in indices:
+                choice = b'{"index":%d,"delta":%b,"logprobs":null,"finish_reason":null}'
+                yield Event(head + choice % (index, delta) + tail, worth, paced=True)
     for index in indices:
         yield Event(head + shape.last_choice % index + reason + b"}" + tail)
     if usage is not None:

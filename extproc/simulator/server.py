@@ -17,6 +17,7 @@ import msgspec
 import uvloop
 
 from extproc.simulator import behaviour as behaviours
+from extproc.simulator.anthropic import Anthropic
 from extproc.simulator.behaviour import FIRST_ERROR, OK, BadBehaviourError, Behaviour
 from extproc.simulator.dialect import Call, Dialect, Fault, Script, Stamp
 from extproc.simulator.http1 import JSON_TYPE, Connection, Exchange
@@ -24,13 +25,20 @@ from extproc.simulator.log import Record, RequestLog
 from extproc.simulator.openai import OpenAI
 from extproc.simulator.play import Player, Wheel, send_whole
 
-DEFAULT_MODELS = ("gpt-4o-mini", "gpt-4o", "text-embedding-3-small")
+DEFAULT_MODELS = {
+    "anthropic": ("claude-sonnet-4-5", "claude-haiku-4-5"),
+    "openai": ("gpt-4o-mini", "gpt-4o", "text-embedding-3-small"),
+}
 BACKLOG = 4096  # thousands of clients may connect at once
 CONTROL_PREFIX = "/sim/"
-RETRYABLE = frozenset({429, 503})  # the statuses that carry retry-after
+RETRYABLE = frozenset({429, 503, 529})  # the statuses that carry retry-after
 SSE_HEADERS = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
 
-_DIALECTS: dict[str, Callable[[Sequence[str]], Dialect]] = {"openai": OpenAI}
+_DIALECTS: dict[str, Callable[[Sequence[str]], Dialect]] = {
+    "anthropic": Anthropic,
+    "openai": OpenAI,
+}
+DIALECTS = tuple(_DIALECTS)
 
 
 class Simulator:
@@ -123,6 +131,9 @@ class Simulator:
         key = self._api_key
         if key is not None and self._dialect.credential(request.headers) != key:
             return self._dialect.fault(401)
+        refused = self._dialect.check(request.headers)
+        if refused is not None:
+            return refused
         call = self._dialect.read(request.method, request.path, request.body)
         if isinstance(call, Fault):
             return call
@@ -234,12 +245,13 @@ async def start(
     name: str = "sim",
     dialect: str = "openai",
     api_key: str | None = None,
-    models: Sequence[str] = DEFAULT_MODELS,
+    models: Sequence[str] | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Simulator:
     """Start a simulated provider in the running loop and return it listening.
 
-    Port 0 lets the kernel choose (`Simulator.port`). With `api_key`, every other key gets a 401.
+    Port 0 lets the kernel choose (`Simulator.port`). `models` None means the dialect's usual ones.
+    With `api_key`, every other key gets a 401.
     `clock` gives the unix seconds of the log. Raises `ValueError` for an unknown dialect. The
     caller awaits `Simulator.close()`.
     """
@@ -248,7 +260,13 @@ async def start(
         message = f"unknown dialect {dialect!r}; legal: {', '.join(sorted(_DIALECTS))}"
         raise ValueError(message)
     loop = asyncio.get_running_loop()
-    simulator = Simulator(make(models), name=name, api_key=api_key, clock=clock, loop=loop)
+    simulator = Simulator(
+        make(DEFAULT_MODELS[dialect] if models is None else models),
+        name=name,
+        api_key=api_key,
+        clock=clock,
+        loop=loop,
+    )
     await simulator.listen(host, port)
     return simulator
 
