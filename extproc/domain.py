@@ -16,7 +16,9 @@ from extproc.limits import Hold
 PICO_USD_PER_USD = 10**12  # prices of 1e-6 USD per million tokens stay whole numbers
 
 Dialect: TypeAlias = Literal["openai", "anthropic"]
-EndpointName: TypeAlias = Literal["chat", "completions", "embeddings", "responses", "models"]
+EndpointName: TypeAlias = Literal[
+    "chat", "completions", "embeddings", "responses", "messages", "count_tokens", "models"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,19 +26,28 @@ class Endpoint:
     """One public route: what it is called, whose error shape it answers in, and its upstream path.
 
     `suffix` is what follows the provider's base path (`/v1`), for example `/chat/completions`.
+    `upstreams` are the dialects of the providers that can answer it, by translation if need be.
     """
 
     name: EndpointName
     dialect: Dialect
     suffix: str
     timeout_kind: Literal["embedding", "completion"] = "completion"
+    upstreams: tuple[Dialect, ...] = ("openai",)
 
 
+EITHER: tuple[Dialect, ...] = ("openai", "anthropic")
 ENDPOINTS: Mapping[tuple[str, str], Endpoint] = {
-    ("POST", "/v1/chat/completions"): Endpoint("chat", "openai", "/chat/completions"),
+    ("POST", "/v1/chat/completions"): Endpoint(
+        "chat", "openai", "/chat/completions", upstreams=EITHER
+    ),
     ("POST", "/v1/completions"): Endpoint("completions", "openai", "/completions"),
     ("POST", "/v1/embeddings"): Endpoint("embeddings", "openai", "/embeddings", "embedding"),
     ("POST", "/v1/responses"): Endpoint("responses", "openai", "/responses"),
+    ("POST", "/v1/messages"): Endpoint("messages", "anthropic", "/messages", upstreams=EITHER),
+    ("POST", "/v1/messages/count_tokens"): Endpoint(
+        "count_tokens", "anthropic", "/messages/count_tokens", upstreams=("anthropic",)
+    ),
 }
 MODELS_PATH = "/v1/models"  # GET, answered by the processor itself
 
@@ -153,6 +164,7 @@ class Target:
     weight: int
     price: Price | None
     max_retries: int = 0
+    dialect: Dialect = "openai"
 
     def __hash__(self) -> int:
         # Because plans are looked up per call: two strings keep their hash, the rest does not.

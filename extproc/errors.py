@@ -99,6 +99,8 @@ def render(denied: Denied, dialect: Dialect, request_id: str) -> Reply:
         body = openai_body(denied.code, message, denied.param)
     headers: tuple[tuple[str, bytes], ...] = (("content-type", b"application/json"),)
     headers += denied.headers
+    if dialect == "anthropic":
+        headers += (("request-id", request_id.encode()),)  # what its clients call the id
     if denied.retry_after_s is not None:
         headers += (("retry-after", str(denied.retry_after_s).encode()),)
     if denied.status == KINDS["invalid_api_key"].status:

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from extproc.dialects import openai
+from extproc.dialects import anthropic, openai
 from extproc.domain import (
     ENDPOINTS,
     MODELS_PATH,
     Call,
     Continue,
+    Dialect,
     Endpoint,
     Forward,
     Head,
@@ -38,6 +39,8 @@ from extproc.settlement import settle as settle_entry
 from extproc.settlement import settlement_of
 from extproc.snapshot import Snapshot
 
+DIALECTS: Final = {"anthropic": anthropic, "openai": openai}
+VERSION_HEADER: Final = "anthropic-version"
 # What is kept of a client's choosing, but for what looks like a key: ids are stored and logged.
 REQUEST_ID: Final = re.compile(r"(?!sk[-_]|eyJ)[A-Za-z0-9._-]{1,128}")
 
@@ -79,6 +82,17 @@ def request_id_of(gateway: Gateway, head: Head) -> str:
     return given if REQUEST_ID.fullmatch(given) else gateway.new_id()
 
 
+def dialect_of(head: Head) -> Dialect:
+    """Say in which dialect a caller expects the answer, errors included.
+
+    Both APIs list models at one path: Anthropic's callers must name a version of it.
+    """
+    endpoint = ENDPOINTS.get((head.method, head.path))
+    if endpoint is not None:
+        return endpoint.dialect
+    return "anthropic" if VERSION_HEADER in head.headers else "openai"
+
+
 async def identify(gateway: Gateway, head: Head, request_id: str) -> Identified | Reply:
     """Decide on the headers alone: who is calling, and may they call this. Raises Denied."""
     snapshot = gateway.snapshot
@@ -90,7 +104,7 @@ async def identify(gateway: Gateway, head: Head, request_id: str) -> Identified 
         raise Denied("not_found", "Unknown request URL.")
     principal = await gateway.identity.authenticate(head.headers, gateway.clock())
     if endpoint is None:
-        return models.listing(snapshot, principal, head.path)
+        return models.listing(snapshot, principal, head.path, dialect_of(head))
     if not principal.may_use_endpoint(endpoint.name):
         raise Denied("permission_denied", f"This key may not use the endpoint {head.path}.")
     if head.ends:
@@ -113,13 +127,14 @@ async def admit(gateway: Gateway, identified: Identified, body: bytes) -> Forwar
     snapshot = identified.snapshot
     if len(body) > snapshot.max_request_bytes:
         raise _too_large(snapshot)
-    call = openai.read(identified.endpoint, body)
+    dialect = DIALECTS[identified.endpoint.dialect]
+    call = dialect.read(identified.endpoint, body)
     principal = identified.principal
     plan = routing.plan(snapshot, identified.head, principal, call, gateway.draw())
     call_id = gateway.new_id()
     grant = await _reserve(gateway, identified, call_id, call, plan)
     try:
-        rewritten = openai.rewrite(body, call, plan.attempts[0].model, grant.output or None)
+        rewritten = dialect.rewrite(body, call, plan.attempts[0].model, grant.output or None)
     except BaseException:  # a bug must not hold a slot for the length of a lease
         gateway.ledger.settle(Settlement(call_id, (0, 0, 0), certain=True, hold=grant.hold))
         raise

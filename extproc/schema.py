@@ -239,7 +239,7 @@ class Prices(_Section):
 
 
 class Provider(_Section):
-    dialect: Literal["openai"]
+    dialect: Literal["openai", "anthropic"]
     endpoint: Url
     api_key: SecretRef | None = None
     max_retries: Annotated[int, Field(ge=0, le=10)] = 2

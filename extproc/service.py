@@ -15,7 +15,15 @@ from extproc.domain import ENDPOINTS, MODELS_PATH, Dialect, Reply, Trace
 from extproc.errors import Denied, render
 from extproc.exchange import Event, OutOfOrder, State, advance
 from extproc.inflight import InFlight
-from extproc.pipeline import Gateway, Identified, admit, greet, identify, request_id_of
+from extproc.pipeline import (
+    Gateway,
+    Identified,
+    admit,
+    dialect_of,
+    greet,
+    identify,
+    request_id_of,
+)
 from extproc.policies.trace import traceparent_of, written
 
 log: Final = logging.getLogger(__name__)
@@ -95,7 +103,7 @@ class Exchange:
         self._request_id = request_id_of(self._gateway, head)
         endpoint = ENDPOINTS.get((head.method, head.path))
         self._endpoint = endpoint.name if endpoint else _endpoint_label(head.path)
-        self._dialect = endpoint.dialect if endpoint else "openai"
+        self._dialect = dialect_of(head)
         decided = await identify(self._gateway, head, self._request_id)
         if isinstance(decided, Reply):
             self._state = advance(self._state, Event.ANSWERED)

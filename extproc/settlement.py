@@ -87,8 +87,10 @@ def _usage(entry: LogEntry, record: Record, ended: Ended, estimator: Estimator) 
     if entry.first_upstream_tx_ms is None:
         # The client left before any provider saw the call.
         return Usage(0, 0, 0, UsageSource.PARTIAL)
+    if record.endpoint == "count_tokens":
+        return NOTHING  # counting is free: nothing was generated and nothing is charged
     reported = read_usage(entry.usage) if entry.usage else None
-    if reported is not None:
+    if reported is not None and reported.source is UsageSource.PROVIDER:
         if ended is Ended.FINISHED:
             estimator.learn(
                 record.model, record.stream, record.prompt_bytes, entry.response_bytes, reported
@@ -100,6 +102,8 @@ def _usage(entry: LogEntry, record: Record, ended: Ended, estimator: Estimator) 
         output = estimator.estimate_output(
             record.model, record.stream, entry.response_bytes, entry.events
         )
+    if reported is not None:  # the stream was cut after its provider had counted the prompt
+        return Usage(reported.input, output, reported.cached_input, UsageSource.PARTIAL)
     return Usage(estimator.estimate_input(record.model, record.prompt_bytes), output, 0, source)
 
 

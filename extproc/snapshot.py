@@ -41,6 +41,7 @@ def compile_snapshot(config: Config, now: float) -> Snapshot:
                 weight=target.weight,
                 price=price_of(target.usd_per_million),
                 max_retries=config.providers[target.provider].max_retries,
+                dialect=config.providers[target.provider].dialect,
             )
             for target in written.targets
         )

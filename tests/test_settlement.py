@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from extproc.domain import Ended, LogEntry, Usage, UsageSource
@@ -49,7 +50,20 @@ def estimated(given: int, output: int) -> Usage:
     return Usage(given, output, 0, UsageSource.ESTIMATED)
 
 
+START = 'message_start "usage":{"input_tokens":90,"cache_read_input_tokens":10,"output_tokens":1}'
 ROWS = [
+    (
+        "of an Anthropic stream that was cut the prompt is known and the answer estimated",
+        {"done": False, "usage": START},
+        Ended.PARTIAL,
+        Usage(100, 200, 10, UsageSource.PARTIAL),
+    ),
+    (
+        "an Anthropic stream that ends is charged what its two parts say",
+        {"usage": START + ' "usage":{"output_tokens":33}'},
+        Ended.FINISHED,
+        Usage(100, 33, 10, UsageSource.PROVIDER),
+    ),
     (
         "a client that leaves after the usage was reported pays what was reported",
         {"done": False, "flags": ("downstream_connection_termination",)},
@@ -139,7 +153,8 @@ def test_how_an_exchange_ended_and_what_it_used(
 ) -> None:
     outcome = settle(replace(ENTRY, **changes), RECORD, Estimator())
     assert (outcome.ended, outcome.usage) == (ended, usage)
-    expected = usage.input * 150_000 + usage.output * 600_000
+    fresh = usage.input - usage.cached_input
+    expected = fresh * 150_000 + usage.cached_input * 75_000 + usage.output * 600_000
     assert outcome.cost_pico_usd == expected
 
 
@@ -263,3 +278,10 @@ def test_what_a_call_takes_from_its_limits(
     outcome = settle(replace(ENTRY, **changes), RECORD, Estimator())
     made = settlement_of(outcome, RECORD)
     assert (made.id, made.amount, made.certain) == ("id-1", amount, certain)
+
+
+def test_counting_tokens_is_free() -> None:
+    """A count generates nothing, whatever its answer seems to say."""
+    record = msgspec.structs.replace(RECORD, endpoint="count_tokens")
+    outcome = settle(replace(ENTRY, usage=REPORT), record, Estimator())
+    assert (outcome.usage, outcome.cost_pico_usd) == (NOTHING, 0)

@@ -89,6 +89,12 @@ def header(key: str, value: str) -> HeaderValueOption:
     return HeaderValueOption(header=HeaderValue(key=key, value=value), append_action=OVERWRITE)
 
 
+def default_header(key: str, value: str) -> HeaderValueOption:
+    """Set a header where there is none."""
+    absent = HeaderValueOptionHeaderAppendAction.ADD_IF_ABSENT
+    return HeaderValueOption(header=HeaderValue(key=key, value=value), append_action=absent)
+
+
 def inline(text: str) -> DataSource:
     """Return text as a data source."""
     return DataSource(inline_string=text)

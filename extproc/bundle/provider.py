@@ -6,6 +6,7 @@ They run once per attempt on the same header map, so every value is set absolute
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation
@@ -23,8 +24,9 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import SdsSecret
 
 from extproc.bundle.edge import remove_prefix
 from extproc.bundle.filters import lua
-from extproc.bundle.messages import extension, from_file, header, http_filter
+from extproc.bundle.messages import default_header, extension, from_file, header, http_filter
 from extproc.bundle.places import SERVED, Upstream, secret_file
+from extproc.domain import Dialect
 from extproc.schema import Provider
 
 # The caller's, or about the caller: a provider learns neither. `openai-*` would choose the
@@ -54,11 +56,18 @@ NOT_RETURNED: Final = (
     "alt-svc",
     "openai-organization",
     "openai-project",
+    "anthropic-organization-id",
     "cf-ray",
     "cf-cache-status",
     "strict-transport-security",
     "x-request-id",
+    "request-id",
 )
+CREDENTIALS: Final[Mapping[Dialect, tuple[str, str]]] = {  # header, and what precedes the key
+    "anthropic": ("x-api-key", ""),
+    "openai": ("authorization", "Bearer "),
+}
+ANTHROPIC_VERSION: Final = "2023-06-01"  # whose shapes `dialects` translates to
 NOT_RETURNED_PREFIXES: Final = (
     *("x-ratelimit-", "anthropic-ratelimit-", "x-envoy-", "x-llm-"),
     "access-control-",  # which pages may read our answers is the operator's to say
@@ -74,20 +83,23 @@ def provider_filters(name: str, provider: Provider, to: Upstream) -> list[HttpFi
             "llm-edge.address",
             lua("provider.lua", {"BASE_PATH": to.base_path, "AUTHORITY": to.authority}),
         ),
-        http_filter("llm-edge.headers", HeaderMutationFilter(mutations=_mutations(name))),
+        http_filter("llm-edge.headers", HeaderMutationFilter(mutations=_mutations(name, provider))),
     ]
     if provider.api_key is not None:
         # After the headers, because those take the caller's credential off.
-        filters.append(http_filter("llm-edge.credential", _credential(name)))
+        filters.append(http_filter("llm-edge.credential", _credential(name, provider.dialect)))
     filters.append(http_filter("envoy.filters.http.upstream_codec", UpstreamCodec()))  # it sends
     return filters
 
 
-def _mutations(name: str) -> Mutations:
+def _mutations(name: str, provider: Provider) -> Mutations:
+    # Because Anthropic refuses a request without one; callers of its API name their own.
+    version = HeaderMutation(append=default_header("anthropic-version", ANTHROPIC_VERSION))
     return Mutations(
         request_mutations=[
             *map(remove_prefix, NOT_SENT_PREFIXES),
             *(HeaderMutation(remove=key) for key in NOT_SENT),
+            *([version] if provider.dialect == "anthropic" else ()),
         ],
         response_mutations=[
             *map(remove_prefix, NOT_RETURNED_PREFIXES),
@@ -104,12 +116,13 @@ def _set(key: str, value: str) -> HeaderMutation:
     return HeaderMutation(append=header(key, value))
 
 
-def _credential(name: str) -> CredentialInjector:
+def _credential(name: str, dialect: Dialect) -> CredentialInjector:
+    key, prefix = CREDENTIALS[dialect]
     secret = SdsSecretConfig(name=name, sds_config=from_file(secret_file(name)))
     return CredentialInjector(
         overwrite=True,
         credential=extension(
             "envoy.http.injected_credentials.generic",
-            Generic(credential=secret, header="authorization", header_value_prefix="Bearer "),
+            Generic(credential=secret, header=key, header_value_prefix=prefix),
         ),
     )

@@ -16,6 +16,7 @@ from envoy_data_plane.envoy.config.accesslog.v3 import (
     AndFilter,
     ExtensionFilter,
     HeaderFilter,
+    OrFilter,
 )
 from envoy_data_plane.envoy.config.core.v3 import SubstitutionFormatString
 from envoy_data_plane.envoy.config.route.v3 import HeaderMatcher
@@ -34,6 +35,7 @@ from extproc.errors import KINDS, anthropic_body, openai_body
 RETRY_AFTER_S: Final = 1  # a restart of the processor or a full pool is over in about that
 _DETAILS: Final = "response.code_details"
 _ANTHROPIC: Final = "/v1/messages"
+_MODELS: Final = "/v1/models"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +146,24 @@ def _when(expression: str, dialect: Dialect) -> AccessLogFilter:
     )
     if dialect == "openai":
         return reason
-    path = HeaderMatcher(name=":path", string_match=StringMatcher(prefix=_ANTHROPIC))
-    return AccessLogFilter(
-        and_filter=AndFilter(
-            filters=[AccessLogFilter(header_filter=HeaderFilter(header=path)), reason]
-        )
-    )
+    return _all(_any(_path(_ANTHROPIC), _all(_path(_MODELS), _VERSION)), reason)
+
+
+def _path(prefix: str) -> AccessLogFilter:
+    return _header(HeaderMatcher(name=":path", string_match=StringMatcher(prefix=prefix)))
+
+
+def _header(matcher: HeaderMatcher) -> AccessLogFilter:
+    return AccessLogFilter(header_filter=HeaderFilter(header=matcher))
+
+
+def _all(*filters: AccessLogFilter) -> AccessLogFilter:
+    return AccessLogFilter(and_filter=AndFilter(filters=list(filters)))
+
+
+def _any(*filters: AccessLogFilter) -> AccessLogFilter:
+    return AccessLogFilter(or_filter=OrFilter(filters=list(filters)))
+
+
+# Both APIs list models at one path: Anthropic's callers name a version of it.
+_VERSION: Final = _header(HeaderMatcher(name="anthropic-version", present_match=True))

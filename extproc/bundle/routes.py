@@ -118,13 +118,21 @@ def _planned(match: RouteMatch, name: str, dialect: Dialect | None = None) -> Ro
     return Route(
         name=name,
         match=match,
-        response_headers_to_add=[_limit(key) for key in header_names(dialect)] if dialect else [],
+        response_headers_to_add=_response_headers(dialect) if dialect else [],
         route=RouteAction(
             inline_cluster_specifier_plugin=ClusterSpecifierPlugin(extension=_plan()),
             timeout=seconds(0),  # the processor's header bounds all attempts together
             retry_policy=_retries(),
         ),
     )
+
+
+def _response_headers(dialect: Dialect) -> list[HeaderValueOption]:
+    limits = [_limit(key) for key in header_names(dialect)]
+    if dialect == "anthropic":
+        # What Anthropic's clients call the id of a request.
+        return [header("request-id", "%REQ(X-REQUEST-ID)%"), *limits]
+    return limits
 
 
 def _limit(key: str) -> HeaderValueOption:

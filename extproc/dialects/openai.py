@@ -9,13 +9,13 @@ Source: https://platform.openai.com/docs/api-reference (chat, completions, embed
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
 from extproc.dialects.json_body import fit, members, spans
+from extproc.dialects.splice import Edit, Rewritten, bound_edits, splice
 from extproc.domain import Call, Endpoint, EndpointName, Span
 from extproc.errors import Denied
 
@@ -160,19 +160,6 @@ _INCLUDE_USAGE: Final = b'"include_usage":true'
 _USAGE_ON_REQUEST: Final = frozenset({"chat", "completions"})  # streams that omit usage by default
 
 
-@dataclass(frozen=True, slots=True)
-class Rewritten:
-    """A body as forwarded; `body` is None where the caller's bytes stay as they are.
-
-    `model_span` covers the JSON string of the model in the body as forwarded. `strip_usage`: the
-    usage event of the stream was asked for by the gateway, so the caller must not see it.
-    """
-
-    body: bytes | None
-    model_span: Span
-    strip_usage: bool
-
-
 def read(endpoint: Endpoint, body: bytes) -> Call:
     """Validate a request body and return the call it makes.
 
@@ -242,32 +229,17 @@ def rewrite(
     `stream_options.include_usage` is true; where the caller did not ask, it is added or set, other
     options kept. Responses streams always report it. All other bytes stay as they are.
     """
-    model = call.model_span
-    edits: list[tuple[Span, bytes]] = []
+    edits: list[Edit] = []
     if max_output_tokens is not None:
-        edits += _bound_edits(body, call, max_output_tokens)
+        edits += bound_edits(body, call, max_output_tokens, _BOUNDS[call.endpoint.name][0])
     strip_usage = call.stream and not call.wants_usage and call.endpoint.name in _USAGE_ON_REQUEST
     if strip_usage:
         edits.append(_usage_edit(body, call))
-    start, stop = model.start, model.stop
-    if upstream_model != call.model:
-        name = msgspec.json.encode(upstream_model)
-        edits.append((model, name))
-        stop = start + len(name)
-    if not edits:
-        return Rewritten(None, model, strip_usage=False)
-    shift = sum(len(text) - w.stop + w.start for w, text in edits if w.start < model.start)
-    start, stop = start + shift, stop + shift
-    pieces: list[bytes] = []
-    done = 0
-    for where, text in sorted(edits, key=_start):
-        pieces += (body[done : where.start], text)
-        done = where.stop
-    pieces.append(body[done:])
-    return Rewritten(b"".join(pieces), Span(start, stop), strip_usage)
+    name = None if upstream_model == call.model else upstream_model
+    return splice(body, call.model_span, name, edits, strip_usage=strip_usage)
 
 
-def _usage_edit(body: bytes, call: Call) -> tuple[Span, bytes]:
+def _usage_edit(body: bytes, call: Call) -> Edit:
     """Return what to replace, and by what, so that `stream_options.include_usage` is true."""
     at = call.stream_options_span
     if at is None:  # never the last member: `model` is there
@@ -282,24 +254,6 @@ def _usage_edit(body: bytes, call: Call) -> tuple[Span, bytes]:
         return Span(at.start + old.start, at.start + old.stop), b"true"
     start = at.start + 1
     return Span(start, start), _INCLUDE_USAGE + (b"," if present else b"")
-
-
-def _bound_edits(body: bytes, call: Call, tokens: int) -> list[tuple[Span, bytes]]:
-    """Return what to replace, and by what, so that no choice is longer than `tokens`."""
-    written = b"%d" % tokens
-    bounds = [span for span in call.limit_spans if body[span.start : span.stop] != b"null"]
-    if bounds:
-        # A float, because JSON may write a whole number as one.
-        return [(s, written) for s in bounds if float(body[s.start : s.stop]) > tokens]
-    if call.limit_spans:
-        return [(call.limit_spans[0], written)]
-    start = call.object_start
-    name = _BOUNDS[call.endpoint.name][0].encode()
-    return [(Span(start, start), b'"' + name + b'":' + written + b",")]
-
-
-def _start(edit: tuple[Span, bytes]) -> int:
-    return edit[0].start
 
 
 def _texts(field: str, given: str | list[Any] | None) -> int:

@@ -43,14 +43,17 @@ def ask_for(
 ) -> Ask:
     """Return what the call reserves; `usual_output` stands for a bound the caller did not give."""
     output = per_tokens = pico = per_pico = 0
-    if not tier.bounded:
+    name, text_bytes = call.endpoint.name, call.text_bytes
+    if name == "count_tokens":
+        prompt_tokens = text_bytes = 0  # nothing is generated and nobody is billed
+    elif not tier.bounded:
         prompt_tokens = 0
-    elif call.endpoint.name != "embeddings":
+    elif name != "embeddings":
         output = call.max_output_tokens or usual_output
         per_tokens = call.choices
     if tier.priced:
         given, made = _dearest(attempts)
-        pico = min(call.text_bytes * given, MAX_AMOUNT)
+        pico = min(text_bytes * given, MAX_AMOUNT)
         per_pico = min(per_tokens * made, MAX_AMOUNT)
     lease_us = timeout_ms * US_PER_MS + LEASE_GRACE_US
     fixed, per = (1, prompt_tokens, pico), (0, per_tokens, per_pico)

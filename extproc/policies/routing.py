@@ -36,6 +36,10 @@ def plan(snapshot: Snapshot, head: Head, principal: Principal, call: Call, draw:
         if not targets:
             message = "No target of this model is at the provider named in x-llm-provider."
             raise Denied("invalid_request_error", message, param="x-llm-provider")
+    targets = tuple(target for target in targets if target.dialect in call.endpoint.upstreams)
+    if not targets:
+        message = f"No provider of this model can answer {call.endpoint.name}."
+        raise Denied("invalid_request_error", message, param="model")
     # Because the shares of a pinned provider's targets are those among themselves.
     targets = _ordered(targets, strategy, draw)
     return Plan(attempts_of(targets), _timeout_ms(snapshot, head.headers, call))

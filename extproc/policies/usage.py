@@ -1,7 +1,9 @@
 """Read what a provider says an answer used.
 
-Knows: the OpenAI usage objects (chat, completions, embeddings: `prompt_tokens`; responses:
-`input_tokens`). Must not know: events, chunks, who cut the text out of the answer, or prices.
+Knows: the usage objects of OpenAI (chat, completions, embeddings: `prompt_tokens`; responses:
+`input_tokens`) and of Anthropic (`input_tokens` besides what its prompt cache read and wrote), and
+that Anthropic's streams tell in two parts. Must not know: events, chunks, prices, or who cut the
+text out of the answer.
 Whatever the text is, the answer is a Usage or None, never an exception, in time linear in its size.
 """
 
@@ -18,7 +20,9 @@ MAX_BELIEVED_TOKENS: Final = 10**9  # a thousand times the largest context windo
 # A quote inside a JSON string is escaped, so this literal is a member's name, never an answer's
 # or a prompt's text.
 _NAME: Final = '"usage"'
+_START: Final = "message_start "  # what the probe puts before the parts of an Anthropic stream
 _OBJECT: Final = re.compile(r"[ \t\r\n]*:[ \t\r\n]*(?=\{)")
+_INPUTS: Final = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
 
 
 class _Implausible(Exception):
@@ -38,22 +42,47 @@ def read_usage(text: str) -> Usage | None:
     `text` holds a JSON document or SSE event, whole or cut at either end. Only the last `"usage"`
     whose value is an object is asked: one that is cut or implausible (not a whole number of 0 to
     10**9) is None, because an earlier one may be the caller's own text, a tool's schema say.
+    After `message_start ` the text holds the usage of that event, then the last one: what the last
+    does not say of the input is what the first said. A first one alone is of a stream that was cut:
+    its input counts, with source PARTIAL, and its output is not known.
     Output may be missing (embeddings), input not; a null stands for a missing member.
-    Source: OpenAI API reference, CompletionUsage, CreateEmbeddingResponse, ResponseUsage.
+    Source: OpenAI API reference, CompletionUsage, CreateEmbeddingResponse, ResponseUsage; Anthropic
+    API reference, Messages, Usage and streaming.
     """
-    found = _last_object(text)
-    if found is None:
+    if not text.startswith(_START):
+        found = _last_object(text)
+        return None if found is None else _usage(found, UsageSource.PROVIDER)
+    second = text.find(_NAME, len(_START) + len(_NAME))
+    start = _last_object(text[:second] if second >= 0 else text)
+    if second < 0:
+        begun = None if start is None else _usage(start, UsageSource.PARTIAL)
+        # Because a translated stream begins before its input is known, with a count of 0.
+        return begun if begun is not None and begun.input else None
+    last = _last_object(text)
+    if last is None:
         return None
+    if last.get("input_tokens") is None and start is not None:
+        last = {**last, **{name: start.get(name) for name in _INPUTS}}
+    return _usage(last, UsageSource.PROVIDER)
+
+
+def _usage(found: Mapping[str, Any], source: UsageSource) -> Usage | None:
     try:
         counted = _first(found, "prompt_tokens", "input_tokens")
         output = _first(found, "completion_tokens", "output_tokens") or 0
         details = _first_object(found, "prompt_tokens_details", "input_tokens_details")
         cached = _first(details, "cached_tokens") or 0
+        if counted is not None and "prompt_tokens" not in found and not details:
+            # Anthropic counts what its cache read and wrote beside the input, OpenAI within it.
+            cached = _first(found, "cache_read_input_tokens") or 0
+            counted += cached + (_first(found, "cache_creation_input_tokens") or 0)
     except _Implausible:
         return None
     if counted is None:
         return None
-    return Usage(counted, output, min(cached, counted), UsageSource.PROVIDER)
+    if source is UsageSource.PARTIAL:
+        output = 0
+    return Usage(counted, output, min(cached, counted), source)
 
 
 def _last_object(text: str) -> Mapping[str, Any] | None:

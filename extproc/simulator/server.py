@@ -26,7 +26,7 @@ from extproc.simulator.openai import OpenAI
 from extproc.simulator.play import Player, Wheel, send_whole
 
 DEFAULT_MODELS = {
-    "anthropic": ("claude-sonnet-4-5", "claude-haiku-4-5"),
+    "anthropic": ("claude-haiku-4-5", "claude-opus-4-5"),
     "openai": ("gpt-4o-mini", "gpt-4o", "text-embedding-3-small"),
 }
 BACKLOG = 4096  # thousands of clients may connect at once

@@ -32,6 +32,7 @@ OPERATIONS: Final[Mapping[str, str]] = {
     "completions": "text_completion",
     "embeddings": "embeddings",
     "responses": "chat",
+    "messages": "chat",
 }
 _ENDPOINTS: Final = frozenset(get_args(EndpointName))
 

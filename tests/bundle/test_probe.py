@@ -195,6 +195,65 @@ async def test_the_responses_api_ends_with_its_own_event(
     assert probe["usage"] == '"usage":{"input_tokens":5}'
 
 
+MESSAGE = [
+    (
+        b"event: message_start\n"
+        b'data: {"type":"message_start","message":{"id":"m","content":[],"usage":{"input_tokens":377,'
+        b'"cache_creation":{"ephemeral_5m_input_tokens":0},"cache_read_input_tokens":9,"output_tokens":1}}}'
+    ),
+    b'event: ping\ndata: {"type": "ping"}',
+    (
+        b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":'
+        b'{"type":"input_json_delta","partial_json":"\\"usage\\":{\\"input_tokens\\":1}"}}'
+    ),
+    (
+        b'event: message_delta\ndata: {"type":"message_delta","delta":{"stop_reason":"end_turn"},'
+        b'"usage" : {"output_tokens":65}}'
+    ),
+    b'event: message_stop\ndata: {"type":"message_stop"}',
+]
+FIRST = (
+    '"usage":{"input_tokens":377,"cache_creation":{"ephemeral_5m_input_tokens":0},'
+    '"cache_read_input_tokens":9,"output_tokens":1}'
+)
+
+
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n"], ids=["LF", "CRLF"])
+@pytest.mark.parametrize("how", ["whole", "bytes", 1, 2, 3, 4, 5])
+@pytest.mark.parametrize("named", [True, False], ids=["named", "by type alone"])
+async def test_anthropics_two_parts_of_usage_are_both_kept(
+    gateway: Gateway, newline: bytes, how: str | int, named: bool
+) -> None:
+    """What message_start says of the prompt stays when message_delta says the rest."""
+    events = MESSAGE if named else [one.partition(b"\n")[2] for one in MESSAGE]
+    sent = stream(events, b"\n").replace(b"\n", newline)
+    pieces = cut(sent, how, 0) if isinstance(how, str) else cut(sent, "random", how)
+    got, probe = await pass_through(gateway, pieces, strip=False)
+    assert got == sent
+    assert probe["usage"] == f'message_start {FIRST} "usage" : {{"output_tokens":65}}'
+    assert probe["done"] is True
+
+
+@pytest.mark.parametrize("how", ["whole", "bytes"])
+async def test_an_anthropic_stream_that_breaks_has_its_first_part(
+    gateway: Gateway, how: str
+) -> None:
+    """Without a message_delta the log has what message_start said, marked so, and no end."""
+    _, probe = await pass_through(gateway, cut(stream(MESSAGE[:3]), how), strip=False)
+    assert probe["usage"] == f"message_start {FIRST}"
+    assert "done" not in probe
+
+
+@pytest.mark.parametrize("how", ["whole", "bytes"])
+async def test_only_a_stream_that_opens_so_has_two_parts(gateway: Gateway, how: str) -> None:
+    """A caller's schema that names usage and message_start adds nothing to the last usage."""
+    schema = {"usage": {"input_tokens": 0}, "enum": ["message_start"]}
+    first = event({"type": "response.created", "response": {"tools": [schema]}})
+    last = event({"type": "response.completed", "response": {"usage": {"input_tokens": 5}}})
+    _, probe = await pass_through(gateway, cut(stream([first, last]), how), strip=False)
+    assert probe["usage"] == '"usage":{"input_tokens":5}'
+
+
 async def test_the_script_never_failed(gateway: Gateway) -> None:
     """Envoy counts and logs errors of Lua; there were none in this module's gateway."""
     await pass_through(gateway, [stream([event(content("a")), DONE])], strip=True)

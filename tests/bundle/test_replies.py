@@ -165,3 +165,27 @@ async def test_an_upload_that_never_ends_is_waited_for_only_so_long(gateway: Gat
     assert "request_timeout: 60s" in (gateway.directory / "lds.yaml").read_text()
     writer.close()
     await writer.wait_closed()
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "shape"),
+    [
+        ("/v1/models", {"anthropic-version": "2023-06-01"}, "anthropic"),
+        ("/v1/models", {}, "openai"),
+        (CHAT, {"anthropic-version": "2023-06-01"}, "openai"),
+    ],
+    ids=["a list for Anthropic's client", "a list for another", "a chat says what it is"],
+)
+async def test_a_list_of_models_fails_in_the_callers_shape(
+    gateway: Gateway, path: str, headers: dict[str, str], shape: str
+) -> None:
+    """The version header tells the caller's dialect where the path does not."""
+
+    def stuck(_head: dict[str, str]) -> None:
+        raise RuntimeError("the RPC ends with an error")
+
+    gateway.processor.denies = stuck
+    async with gateway.client() as client:
+        answer = await client.request("GET" if path != CHAT else "POST", path, headers=headers)
+    assert answer.status_code == 503
+    assert ("type" in answer.json()) is (shape == "anthropic")

@@ -20,7 +20,10 @@ from extproc.domain import ENDPOINTS, Call, Endpoint, Span
 from extproc.errors import Denied
 
 Name = Literal["chat", "completions", "embeddings", "responses"]
-BY_NAME: Mapping[str, Endpoint] = {endpoint.name: endpoint for endpoint in ENDPOINTS.values()}
+MINIMAL_NAMES = typing.get_args(Name)
+BY_NAME: Mapping[str, Endpoint] = {
+    one.name: one for one in ENDPOINTS.values() if one.name in MINIMAL_NAMES
+}
 MESSAGES = [{"role": "user", "content": "hello"}]
 MINIMAL: Mapping[str, dict[str, Any]] = {
     "chat": {"model": "m", "messages": MESSAGES},

@@ -26,6 +26,7 @@ from extproc.checks import envoy_binary
 
 PATIENCE_S = 30.0
 TAIL_BYTES = 6000
+SIMULATED = {"a": "openai", "b": "openai", "c": "openai", "claude": "anthropic"}
 _given: set[int] = set()
 
 
@@ -256,14 +257,14 @@ class Stack:
 def default_config(
     directory: Path, sims: Mapping[str, str], port: int, admin_port: int
 ) -> dict[str, Any]:
-    """Return a configuration with providers a, b, c and one dead one."""
+    """Return a configuration with providers a, b, c, claude and one dead one."""
     price = {"input": 0.15, "output": 0.60, "cached_input": 0.075}
 
     def target(provider: str, model: str) -> dict[str, Any]:
         return {"provider": provider, "model": model, "usd_per_million": price}
 
     providers: dict[str, Any] = {
-        name: {"dialect": "openai", "endpoint": f"{url}/v1", "max_retries": 0}
+        name: {"dialect": SIMULATED[name], "endpoint": f"{url}/v1", "max_retries": 0}
         for name, url in sims.items()
     }
     providers["dead"] = {"dialect": "openai", "endpoint": f"http://127.0.0.1:{free_port()}/v1"}
@@ -281,6 +282,8 @@ def default_config(
                 "targets": [target("dead", "one"), target("b", "two-two"), target("c", "x")]
             },
             "doomed": {"targets": [target("dead", "one")]},
+            "claude": {"targets": [target("claude", "claude")]},
+            "claude-renamed": {"targets": [target("claude", "upstream-claude")]},
             "unpriced": {"targets": [{"provider": "a", "model": "unpriced"}]},
         },
     }
@@ -294,14 +297,14 @@ def start_stack(
     concurrency: int = 1,
     transport: str = "auto",
 ) -> Stack:
-    """Start three simulated providers, the processor and Envoy in a fresh directory."""
+    """Start the simulated providers, the processor and Envoy in a fresh directory."""
     environment = {**os.environ, **(env or {})}
     python = [sys.executable, "-m", "extproc.cli"]
     services: list[Service] = []
     sims: dict[str, str] = {}
-    for name in ("a", "b", "c"):
+    for name, dialect in SIMULATED.items():
         port = free_port()
-        command = [*python, "simulate", "--port", str(port), "--name", name]
+        command = [*python, "simulate", "--port", str(port), "--name", name, "--dialect", dialect]
         services.append(Service(f"sim-{name}", command, directory / f"sim-{name}.log"))
         sims[name] = f"http://127.0.0.1:{port}"
     port, admin_port = free_port(), free_port()

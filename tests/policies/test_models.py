@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
-from extproc.domain import Model, Principal
+from extproc.domain import Dialect, Model, Principal
 from extproc.errors import Denied
 from extproc.policies.models import listing
 from tests.calls import ALICE, NOW, snapshot, target
@@ -27,9 +27,9 @@ def shown(name: str, owner: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": int(NOW), "owned_by": owner}
 
 
-def get(path: str, principal: Principal = ALICE) -> Any:
+def get(path: str, principal: Principal = ALICE, dialect: Dialect = "openai") -> Any:
     """Ask for a path under /v1/models."""
-    reply = listing(MODELS, principal, f"/v1/models{path}")
+    reply = listing(MODELS, principal, f"/v1/models{path}", dialect)
     assert (reply.status, reply.headers) == (200, (("content-type", b"application/json"),))
     return json.loads(reply.body)
 
@@ -72,3 +72,20 @@ def test_a_key_for_nothing_sees_an_empty_list() -> None:
 @pytest.mark.parametrize("name", ["meta/llama%203.1%25", quote(SLASHED, safe="")])
 def test_a_name_is_read_with_its_escapes(name: str) -> None:
     assert get(f"/{name}") == shown(SLASHED, "hub")
+
+
+def test_anthropics_clients_see_models_in_their_shape() -> None:
+    """A page with its ends, times as RFC 3339, and the same allow-list."""
+    large = {
+        "type": "model",
+        "id": "large",
+        "display_name": "large",
+        "created_at": "2023-11-14T22:13:20Z",
+        "lifecycle": "active",
+    }
+    page = get("", NARROW, "anthropic")
+    ends = {"first_id": "large", "last_id": "large"}
+    assert page == {"data": [large], "has_more": False, **ends}
+    assert get("/large", NARROW, "anthropic") == large
+    nothing = get("", Principal("acme", "key", "free", models=frozenset()), "anthropic")
+    assert nothing == {"data": [], "has_more": False, "first_id": None, "last_id": None}

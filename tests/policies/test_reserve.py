@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from extproc.dialects import openai
-from extproc.domain import ENDPOINTS, Price, Principal
+from extproc.dialects import anthropic, openai
+from extproc.domain import ENDPOINTS, Endpoint, Price, Principal
 from extproc.limits import MAX_AMOUNT, Ask, Scope
+from extproc.pipeline import DIALECTS
 from extproc.policies.reserve import LEASE_GRACE_US, ask_for, subjects_of
 from extproc.tiers import tier_of
 from tests.calls import ALICE, CHAT, EMBEDDINGS, body, target
@@ -82,6 +83,30 @@ def test_each_scope_has_an_account_of_its_own() -> None:
     assert names == ["global", "ip:::", "tenant:t", "key:k"]
 
 
-def test_every_endpoint_that_writes_can_be_bounded() -> None:
-    for endpoint in ENDPOINTS.values():
-        assert endpoint.name == "embeddings" or openai._BOUNDS[endpoint.name]  # type: ignore[index]
+WRITES = {
+    "chat": b'{"model":"m","messages":[{"role":"user","content":"hi"}]}',
+    "completions": b'{"model":"m","prompt":"hi","max_tokens":null}',
+    "responses": b'{"model":"m","input":"hi","max_output_tokens":9}',
+    "messages": b'{"model":"m","max_tokens":9,"messages":[{"role":"user","content":"hi"}]}',
+}
+COUNT = b'{"model":"m","messages":[{"role":"user","content":"hi"}]}'
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS.values(), ids=lambda one: one.name)
+def test_every_endpoint_that_writes_can_be_bounded(endpoint: Endpoint) -> None:
+    """Those of no output are the ones `ask_for` knows to reserve none for."""
+    if endpoint.name not in WRITES:
+        assert endpoint.name in {"embeddings", "count_tokens"}
+        return
+    sent = WRITES[endpoint.name]
+    dialect = DIALECTS[endpoint.dialect]
+    made = dialect.rewrite(sent, dialect.read(endpoint, sent), "m", 5)
+    assert made.body is not None
+    assert dialect.read(endpoint, made.body).max_output_tokens == 5
+
+
+def test_counting_tokens_reserves_a_request_and_no_more() -> None:
+    call = anthropic.read(ENDPOINTS["POST", "/v1/messages/count_tokens"], COUNT)
+    made = ask_for("id", (), PRICED, call, (CHEAP,), prompt_tokens=7, usual_output=9, timeout_ms=1)
+    assert (made.fixed, made.per_output, made.output) == ((1, 0, 0), (0, 0, 0), 0)
+    assert anthropic.rewrite(COUNT, call, "m", 5).body is None

@@ -23,6 +23,10 @@ RESPONSES = (
     '{"type":"response.completed","response":{"usage":{"input_tokens":36,'
     '"input_tokens_details":{"cached_tokens":6},"output_tokens":87,"total_tokens":123}}}'
 )
+START = (
+    '"usage":{"input_tokens":377,"cache_creation_input_tokens":7,"cache_read_input_tokens":40,'
+    '"cache_creation":{"ephemeral_5m_input_tokens":7},"output_tokens":1,"service_tier":"standard"}'
+)
 FORGED_SCHEMA = '"tools":[{"properties":{"usage":{"prompt_tokens":0,"completion_tokens":0}}}]'
 
 
@@ -95,6 +99,41 @@ FORGED_SCHEMA = '"tools":[{"properties":{"usage":{"prompt_tokens":0,"completion_
             '{"usage":{"prompt_tokens":1}}{"usage":{"prompt_tokens":2}}',
             provider(2, 0),
             id="the last one counts",
+        ),
+        pytest.param(
+            f'message_start {START} "usage":{{"output_tokens":65}}',
+            provider(377 + 40 + 7, 65, 40),
+            id="an Anthropic stream tells its input first and its output last",
+        ),
+        pytest.param(
+            f'message_start {START} "usage":{{"input_tokens":500,"output_tokens":65}}',
+            provider(500, 65),
+            id="cumulative input of the last event is the truth",
+        ),
+        pytest.param(
+            f"message_start {START}",
+            Usage(424, 0, 40, UsageSource.PARTIAL),
+            id="a stream that was cut has its input alone",
+        ),
+        pytest.param(
+            'message_start "usage":{"input_tokens":0,"output_tokens":0}',
+            None,
+            id="an input of nothing at the start is not known yet",
+        ),
+        pytest.param(f"message_start {START[:-9]}", None, id="a start that is cut"),
+        pytest.param(f'message_start {START} "usage":{{"outp', None, id="an end that is cut"),
+        pytest.param(
+            'message_start "usage":{"x" "usage":{"output_tokens":5}', None, id="no input at all"
+        ),
+        pytest.param(
+            "{" + START + ',"stop_reason":"end_turn"}',
+            provider(424, 1, 40),
+            id="an Anthropic message",
+        ),
+        pytest.param(
+            '{"usage":{"prompt_tokens":50,"cache_read_input_tokens":40,"completion_tokens":1}}',
+            provider(50, 1),
+            id="beside OpenAI's names Anthropic's add nothing",
         ),
         pytest.param(
             '{"usage":{"prompt_tokens":1},"other":{"usage":null}}',

@@ -32,31 +32,54 @@ local TERMINAL = {
 local QUOTE, BACKSLASH, OPEN, OPEN_LIST = byte('"'), byte("\\"), byte("{"), byte("[")
 
 -- Usage: the last `"usage": {` of the body, to its closing brace where that comes soon enough.
+-- Anthropic's streams say in their first event what the prompt came to and in a later one what was
+-- generated: of a stream that opens so the first object is kept too, and written before the last.
+
+local function opens_a_message(opening)
+  local text = match(opening, "^[\r\n]*(.*)")
+  return find(text, "^event:%s*message_start") ~= nil
+    or find(text, '^data:%s*{%s*"type"%s*:%s*"message_start"') ~= nil
+end
+
+local function begin_usage(seen, text)
+  if seen.usage == nil then
+    seen.of_start = opens_a_message(seen.opening)
+  elseif seen.of_start then
+    seen.of_start, seen.start = false, seen.usage
+  end
+  local whole = match(text, '^"usage"%s*:%s*%b{}')
+  seen.usage, seen.whole = whole or text, whole ~= nil
+end
+
+local function told_usage(seen)
+  if seen.start ~= nil then
+    return "message_start " .. seen.start .. " " .. seen.usage
+  end
+  return seen.of_start and "message_start " .. seen.usage or seen.usage
+end
 
 local function see_usage(seen, text)
   local window = seen.overlap .. text
-  local at, from = nil, 1
+  local changed, from = false, 1
+  if #seen.opening < HEAD_BYTES then
+    seen.opening = seen.opening .. sub(text, 1, HEAD_BYTES - #seen.opening)
+  end
+  if seen.usage ~= nil and #seen.usage < USAGE_BYTES and not seen.whole then
+    local longer = seen.usage .. sub(text, 1, USAGE_BYTES - #seen.usage)
+    local whole = match(longer, '^"usage"%s*:%s*%b{}')
+    seen.usage, seen.whole, changed = whole or longer, whole ~= nil, true
+  end
   while true do
     local start = find(window, '"usage"', from, true)
     if start == nil then
       break
     end
-    if find(window, "^%s*:%s*{", start + 7) then
-      at = start
+    local _, brace = find(window, "^%s*:%s*{", start + 7)
+    if brace ~= nil and brace > #seen.overlap then -- else it was seen when its chunk came
+      begin_usage(seen, sub(window, start, start + USAGE_BYTES - 1))
+      changed = true
     end
     from = start + 7
-  end
-  local changed = true
-  if at ~= nil then
-    seen.usage = sub(window, at, at + USAGE_BYTES - 1)
-  elseif seen.usage ~= nil and #seen.usage < USAGE_BYTES and not seen.whole then
-    seen.usage = seen.usage .. sub(text, 1, USAGE_BYTES - #seen.usage)
-  else
-    changed = false
-  end
-  if changed then
-    local whole = match(seen.usage, '^"usage"%s*:%s*%b{}')
-    seen.usage, seen.whole = whole or seen.usage, whole ~= nil
   end
   seen.overlap = sub(window, -OVERLAP_BYTES)
   return changed
@@ -303,7 +326,7 @@ local function watch_events(handle, seen, started)
         tell_at = seen.events + math.floor(seen.events / 16) + 1
       end
       if usage_changed then
-        set(handle, "usage", seen.usage)
+        set(handle, "usage", told_usage(seen))
       end
       if seen.done and not done then
         set(handle, "done", true)
@@ -337,7 +360,7 @@ function envoy_on_response(handle)
   if plan == nil then
     return
   end
-  local seen = { overlap = "", usage = nil, whole = false, events = 0, done = false }
+  local seen = { overlap = "", opening = "", usage = nil, whole = false, events = 0, done = false }
   local kind = headers:get("content-encoding") == nil and headers:get("content-type") or ""
   if find(kind, "text/event-stream", 1, true) ~= 1 then
     return watch_document(handle, seen, find(kind, "application/json", 1, true) == 1)
