@@ -63,7 +63,9 @@ def read_usage(text: str) -> Usage | None:
         return None
     if last.get("input_tokens") is None and start is not None:
         last = {**last, **{name: start.get(name) for name in _INPUTS}}
-    return _usage(last, UsageSource.PROVIDER)
+    told = _usage(last, UsageSource.PROVIDER)
+    # Because no prompt has no tokens: the provider behind a translation did not say.
+    return told if told is not None and told.input else None
 
 
 def _usage(found: Mapping[str, Any], source: UsageSource) -> Usage | None:

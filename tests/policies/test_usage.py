@@ -120,6 +120,11 @@ FORGED_SCHEMA = '"tools":[{"properties":{"usage":{"prompt_tokens":0,"completion_
             None,
             id="an input of nothing at the start is not known yet",
         ),
+        pytest.param(
+            'message_start "usage":{"input_tokens":0,"output_tokens":0} "usage":{"output_tokens":0}',
+            None,
+            id="an input of nothing at the end was never told",
+        ),
         pytest.param(f"message_start {START[:-9]}", None, id="a start that is cut"),
         pytest.param(f'message_start {START} "usage":{{"outp', None, id="an end that is cut"),
         pytest.param(
