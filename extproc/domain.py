@@ -16,6 +16,7 @@ from extproc.limits import Hold
 PICO_USD_PER_USD = 10**12  # prices of 1e-6 USD per million tokens stay whole numbers
 
 Dialect: TypeAlias = Literal["openai", "anthropic"]
+DIALECTS: tuple[Dialect, ...] = ("openai", "anthropic")
 EndpointName: TypeAlias = Literal[
     "chat", "completions", "embeddings", "responses", "messages", "count_tokens", "models"
 ]
@@ -36,15 +37,14 @@ class Endpoint:
     upstreams: tuple[Dialect, ...] = ("openai",)
 
 
-EITHER: tuple[Dialect, ...] = ("openai", "anthropic")
 ENDPOINTS: Mapping[tuple[str, str], Endpoint] = {
     ("POST", "/v1/chat/completions"): Endpoint(
-        "chat", "openai", "/chat/completions", upstreams=EITHER
+        "chat", "openai", "/chat/completions", upstreams=DIALECTS
     ),
     ("POST", "/v1/completions"): Endpoint("completions", "openai", "/completions"),
     ("POST", "/v1/embeddings"): Endpoint("embeddings", "openai", "/embeddings", "embedding"),
     ("POST", "/v1/responses"): Endpoint("responses", "openai", "/responses"),
-    ("POST", "/v1/messages"): Endpoint("messages", "anthropic", "/messages", upstreams=EITHER),
+    ("POST", "/v1/messages"): Endpoint("messages", "anthropic", "/messages", upstreams=DIALECTS),
     ("POST", "/v1/messages/count_tokens"): Endpoint(
         "count_tokens", "anthropic", "/messages/count_tokens", upstreams=("anthropic",)
     ),
@@ -159,7 +159,7 @@ class Price:
 class Target:
     """One place that can serve a model: an Envoy cluster and the model's name there."""
 
-    provider: str  # also the Envoy cluster's name
+    provider: str
     model: str
     weight: int
     price: Price | None
@@ -171,6 +171,16 @@ class Target:
         return hash((self.provider, self.model))
 
 
+def cluster_of(provider: str, dialect: Dialect, caller: Dialect) -> str:
+    """Name the Envoy cluster of a provider: its own, or the one that translates for a caller."""
+    return provider if dialect == caller else f"{provider}+{caller}"  # no provider's name has a +
+
+
+def caller_of(cluster: str) -> Dialect:
+    """Return the dialect a translating cluster translates for."""
+    return "anthropic" if cluster.endswith("+anthropic") else "openai"
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """A public model name and the ordered targets behind it."""
@@ -179,6 +189,7 @@ class Model:
     strategy: str
     targets: tuple[Target, ...]
     max_output_tokens: int = 4096  # of a call that gives none, where a limit counts them
+    strict: bool = False  # refuse what a translation would lose
 
 
 @dataclass(frozen=True, slots=True)

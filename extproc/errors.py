@@ -32,6 +32,7 @@ KINDS: Final[dict[str, Kind]] = {
     "not_found": Kind(404, "invalid_request_error", "not_found_error"),
     "request_timeout": Kind(408, "invalid_request_error", "invalid_request_error"),
     "request_too_large": Kind(413, "invalid_request_error", "request_too_large"),
+    "lossy_translation": Kind(422, "invalid_request_error", "invalid_request_error"),
     "rate_limit_exceeded": Kind(429, "rate_limit_error", "rate_limit_error"),
     "concurrency_limit_exceeded": Kind(429, "rate_limit_error", "rate_limit_error"),
     "insufficient_quota": Kind(429, "insufficient_quota", "rate_limit_error"),

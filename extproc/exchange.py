@@ -41,7 +41,7 @@ LEGAL: Final[Mapping[tuple[State, str], State]] = {
 class OutOfOrder(Exception):
     """A message the table does not list."""
 
-    def __init__(self, state: State, event: str) -> None:
+    def __init__(self, state: str, event: str) -> None:
         super().__init__(f"{event} in state {state}")
         self.state = state
         self.event = event

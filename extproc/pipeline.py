@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from extproc.dialects import anthropic, openai
+from extproc.dialects.directions import DIRECTIONS
 from extproc.domain import (
     ENDPOINTS,
     MODELS_PATH,
@@ -28,7 +29,7 @@ from extproc.domain import (
 )
 from extproc.errors import Denied
 from extproc.limits import Grant, Settlement
-from extproc.policies import models, routing
+from extproc.policies import models, routing, strictness
 from extproc.policies.client_ip import client_address
 from extproc.policies.estimate import Estimator
 from extproc.policies.reserve import ask_for, subjects_of
@@ -131,6 +132,9 @@ async def admit(gateway: Gateway, identified: Identified, body: bytes) -> Forwar
     call = dialect.read(identified.endpoint, body)
     principal = identified.principal
     plan = routing.plan(snapshot, identified.head, principal, call, gateway.draw())
+    if snapshot.models[call.model].strict:
+        caller = identified.endpoint.dialect
+        plan = strictness.enforce(plan, caller, lambda: DIRECTIONS[caller].request(body, "").lossy)
     call_id = gateway.new_id()
     grant = await _reserve(gateway, identified, call_id, call, plan)
     try:

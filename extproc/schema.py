@@ -257,6 +257,7 @@ class TargetConfig(_Section):
 
 class ModelConfig(_Section):
     strategy: Literal["priority", "weighted"] = "priority"
+    strict: bool = False  # refuse calls that a translation between dialects would change
     targets: Annotated[tuple[TargetConfig, ...], Field(min_length=1, max_length=16)]
     # Reserved, and set as the call's bound, where a limit counts tokens or money and it has none.
     max_output_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] = 4096

@@ -25,6 +25,8 @@ from extproc.pipeline import (
     request_id_of,
 )
 from extproc.policies.trace import traceparent_of, written
+from extproc.upstream import State as Attempt
+from extproc.upstream import Translation
 
 log: Final = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ class Exchange:
         "_request_id",
         "_state",
         "_trace",
+        "_translation",
     )
 
     def __init__(self, gateway: Gateway, inflight: InFlight) -> None:
@@ -60,17 +63,25 @@ class Exchange:
         self._dialect: Dialect = "openai"
         self._trace: Trace | None = None
         self._began = 0.0
+        self._translation: Translation | None = None
 
     @property
     def ended(self) -> bool:
         """Say whether the last reply was the final one."""
+        if self._translation is not None:
+            return self._translation.state is Attempt.ENDED
         return self._state is State.ENDED
 
     async def receive(self, raw: bytes) -> bytes:
         """Answer one message. Raises ProtocolError."""
+        if self._translation is not None:
+            return self._translate(self._translation, raw)
         started = perf_counter()
         try:
             message = wire.decode(raw)
+            if message.kind is wire.Kind.UPSTREAM and self._state is State.NEW:
+                self._translation = Translation(self._gateway.clock)
+                return self._translate(self._translation, raw)
             event: str = message.kind
             if message.head is not None and message.head.ends:
                 event = Event.HEADERS_ENDING
@@ -96,6 +107,7 @@ class Exchange:
         """Forget the transaction."""
         self._state = State.ENDED
         self._identified = None
+        self._translation = None
 
     async def _headers(self, message: wire.Message) -> bytes:
         head = message.head
@@ -127,6 +139,13 @@ class Exchange:
         if self._trace is not None and self._gateway.tracer is not None:
             self._gateway.tracer.admitted(self._trace, self._began, self._gateway.clock())
         return wire.encode_forward(forward, record.encode(forward, written(self._trace)))
+
+    def _translate(self, translation: Translation, raw: bytes) -> bytes:
+        try:
+            return translation.receive(raw)
+        except (wire.Malformed, OutOfOrder) as error:
+            translation.state = Attempt.ENDED
+            raise ProtocolError(str(error)) from error
 
     def _refuse(self, denied: Denied) -> bytes:
         self._state = State.ENDED

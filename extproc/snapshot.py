@@ -45,7 +45,9 @@ def compile_snapshot(config: Config, now: float) -> Snapshot:
             )
             for target in written.targets
         )
-        models[name] = Model(name, written.strategy, targets, written.max_output_tokens)
+        models[name] = Model(
+            name, written.strategy, targets, written.max_output_tokens, strict=written.strict
+        )
     timeouts = config.timeouts
     return Snapshot(
         models=MappingProxyType(models),

@@ -15,7 +15,17 @@ from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
-from extproc.domain import Continue, Forward, Head, LogEntry, Reply, Target, once
+from extproc.domain import (
+    Continue,
+    Dialect,
+    Forward,
+    Head,
+    LogEntry,
+    Reply,
+    Target,
+    cluster_of,
+    once,
+)
 from extproc.pb import als_pb2, core_pb2, ext_proc_pb2
 
 OVERWRITE: Final = core_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
@@ -45,6 +55,7 @@ class Kind(StrEnum):
     REQUEST_TRAILERS = "request_trailers"
     RESPONSE_TRAILERS = "response_trailers"
     EMPTY = "empty"
+    UPSTREAM = "upstream"  # the first message of an exchange that translates an attempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +81,8 @@ def decode(raw: bytes) -> Message:
     which = request.WhichOneof("request")
     if which is None:
         return Message(Kind.EMPTY)
+    if request.attributes:  # asked for by the filter of a translating cluster alone
+        return Message(Kind.UPSTREAM)
     if which == Kind.HEADERS:
         return Message(Kind.HEADERS, head=_head(request.request_headers))
     if which == Kind.BODY:
@@ -93,7 +106,7 @@ def encode_continue(action: Continue) -> bytes:
         return _CONTINUE_HEADERS
     response = ext_proc_pb2.ProcessingResponse()
     mutation = response.request_headers.response.header_mutation
-    _set_headers(mutation, action.set_headers)
+    set_headers(mutation, action.set_headers)
     mutation.remove_headers.extend(action.remove_headers)
     return response.SerializeToString()
 
@@ -105,7 +118,7 @@ def encode_reply(reply: Reply) -> bytes:
     immediate.status.code = reply.status
     immediate.body = reply.body
     immediate.details = "llm_edge"
-    _set_headers(immediate.headers, reply.headers)
+    set_headers(immediate.headers, reply.headers)
     return response.SerializeToString()
 
 
@@ -115,8 +128,9 @@ def encode_forward(forward: Forward, record: bytes) -> bytes:
     `record` is what settlement gets back from the access log, as opaque text.
     """
     plan = forward.plan
+    endpoint = forward.call.endpoint
     route, call, renames = _planned(
-        plan.attempts, forward.call.endpoint.suffix, forward.strip_usage
+        plan.attempts, endpoint.suffix, endpoint.dialect, forward.strip_usage
     )
     if renames:
         span = forward.model_span
@@ -137,7 +151,8 @@ def encode_forward(forward: Forward, record: bytes) -> bytes:
     return reply + _DYNAMIC_METADATA_TAG + _sized(metadata)
 
 
-def _set_headers(mutation: Any, headers: tuple[tuple[str, bytes], ...]) -> None:
+def set_headers(mutation: Any, headers: tuple[tuple[str, bytes], ...]) -> None:
+    """Overwrite headers in a HeaderMutation."""
     for key, value in headers:
         option = mutation.set_headers.add()
         option.append_action = OVERWRITE
@@ -194,7 +209,9 @@ def _struct(namespace: bytes, fields: bytes) -> bytes:
 
 
 @lru_cache(maxsize=4096)  # bounded by models x orders of their targets x kinds of call
-def _planned(attempts: tuple[Target, ...], suffix: str, strip: bool) -> tuple[bytes, bytes, bool]:
+def _planned(
+    attempts: tuple[Target, ...], suffix: str, caller: Dialect, strip: bool
+) -> tuple[bytes, bytes, bool]:
     """Encode what every call of a plan shares: Envoy's part, the filters', and whether they rename.
 
     The last target is written once however often it is tried: past the end Envoy stays with it.
@@ -202,7 +219,8 @@ def _planned(attempts: tuple[Target, ...], suffix: str, strip: bool) -> tuple[by
     distinct = once(attempts)
     groups = []
     for number, target in enumerate(distinct, 1):
-        cluster = _string(b"cluster_name", target.provider.encode()) + _number(b"weight", 1)
+        name = cluster_of(target.provider, target.dialect, caller)
+        cluster = _string(b"cluster_name", name.encode()) + _number(b"weight", 1)
         clusters = _list(b"clusters", [b"\x2a" + _sized(cluster)])
         group = _string(b"name", b"attempt-%d" % number) + clusters
         groups.append(b"\x2a" + _sized(group))
@@ -211,7 +229,7 @@ def _planned(attempts: tuple[Target, ...], suffix: str, strip: bool) -> tuple[by
     if strip:
         call += _bool(b"strip_usage", True)
     model = attempts[0].model
-    if all(target.model == model for target in distinct):
+    if all(target.model == model and target.dialect == caller for target in distinct):
         # Because the body has this name already, no filter need touch or tell it.
         return route + _struct(SERVED, _string(b"model", model.encode())), call, False
     return route, call + _list(b"models", [_text(target.model) for target in distinct]), True

@@ -19,6 +19,7 @@ STATUS = {
     "not_found": 404,
     "request_timeout": 408,
     "request_too_large": 413,
+    "lossy_translation": 422,
     "rate_limit_exceeded": 429,
     "concurrency_limit_exceeded": 429,
     "insufficient_quota": 429,

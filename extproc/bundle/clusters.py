@@ -46,6 +46,7 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
+from extproc.bundle.limits import buffer_bytes
 from extproc.bundle.messages import seconds
 from extproc.bundle.places import Upstream, operator_path, tcp, upstream
 from extproc.bundle.processor import (
@@ -56,6 +57,7 @@ from extproc.bundle.processor import (
     processor_cluster,
 )
 from extproc.bundle.provider import provider_filters
+from extproc.domain import DIALECTS, Dialect, cluster_of
 from extproc.schema import Config, Provider
 
 SYSTEM_CA: Final = "/etc/ssl/certs/ca-certificates.crt"  # Debian's bundle, also in Envoy's images
@@ -74,14 +76,20 @@ DNS_RETRY_MAX_S: Final = 10.0
 
 
 def clusters(config: Config, base: Path) -> list[Cluster]:
-    """Build the processor's cluster and one per provider, named as the provider."""
+    """Build the processor's cluster and two per provider: its own and the one that translates."""
     providers = [
-        _provider(name, provider, config, base) for name, provider in config.providers.items()
+        _provider(name, provider, config, base, caller)
+        for name, provider in config.providers.items()
+        for caller in DIALECTS
     ]
     return [processor_cluster(config), *providers]
 
 
-def _provider(name: str, provider: Provider, config: Config, base: Path) -> Cluster:
+def _provider(
+    provider_name: str, provider: Provider, config: Config, base: Path, caller: Dialect
+) -> Cluster:
+    name = cluster_of(provider_name, provider.dialect, caller)
+    translates = caller != provider.dialect
     to = upstream(provider.endpoint)
     # The gateway's own connection limit is the bound; a lower one here would refuse failover.
     pool = max(POOL_MIN, config.server.max_connections)
@@ -92,7 +100,10 @@ def _provider(name: str, provider: Provider, config: Config, base: Path) -> Clus
         connect_timeout=seconds(config.timeouts.connect),
         lb_policy=ClusterLbPolicy.LEAST_REQUEST,
         circuit_breakers=breakers(pool),
-        per_connection_buffer_limit_bytes=CONNECTION_BUFFER_BYTES,
+        # A document is translated whole.
+        per_connection_buffer_limit_bytes=(
+            buffer_bytes(config) if translates else CONNECTION_BUFFER_BYTES
+        ),
         load_assignment=_provider_endpoints(name, to),
         outlier_detection=_outliers(),
         upstream_connection_options=UpstreamConnectionOptions(
@@ -103,7 +114,9 @@ def _provider(name: str, provider: Provider, config: Config, base: Path) -> Clus
             )
         ),
         transport_socket=_tls(to, provider, base) if to.https else None,
-        typed_extension_protocol_options={HTTP_OPTIONS: Any.pack(_http(name, provider, to))},
+        typed_extension_protocol_options={
+            HTTP_OPTIONS: Any.pack(_http(provider_name, provider, to, caller))
+        },
     )
 
 
@@ -125,10 +138,10 @@ def _dns() -> ClusterCustomClusterType:
     )
 
 
-def _http(name: str, provider: Provider, to: Upstream) -> HttpProtocolOptions:
+def _http(name: str, provider: Provider, to: Upstream, caller: Dialect) -> HttpProtocolOptions:
     options = HttpProtocolOptions(
         common_http_protocol_options=CommonOptions(idle_timeout=seconds(POOL_IDLE_S)),
-        http_filters=provider_filters(name, provider, to),
+        http_filters=provider_filters(name, provider, to, caller),
     )
     if to.https:
         options.auto_config = HttpProtocolOptionsAutoHttpConfig(

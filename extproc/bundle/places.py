@@ -76,9 +76,9 @@ def pipe(path: str) -> Address:
     return Address(pipe=Pipe(path=path))
 
 
-def secret_file(provider: str) -> str:
-    """Return where a provider's credential is described."""
-    return f"secrets/{provider}.yaml"
+def secret_file(cluster: str) -> str:
+    """Return where the credential of a provider's cluster is described."""
+    return f"secrets/{cluster}.yaml"
 
 
 def operator_path(path: Path, base: Path) -> str:

@@ -17,6 +17,7 @@ from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import (
     HeaderMutation as HeaderMutationFilter,
 )
 from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import Mutations
+from envoy_data_plane.envoy.extensions.filters.http.lua.v3 import Lua
 from envoy_data_plane.envoy.extensions.filters.http.upstream_codec.v3 import UpstreamCodec
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
 from envoy_data_plane.envoy.extensions.http.injected_credentials.generic.v3 import Generic
@@ -26,7 +27,8 @@ from extproc.bundle.edge import remove_prefix
 from extproc.bundle.filters import lua
 from extproc.bundle.messages import default_header, extension, from_file, header, http_filter
 from extproc.bundle.places import SERVED, Upstream, secret_file
-from extproc.domain import Dialect
+from extproc.bundle.translate import translate
+from extproc.domain import Dialect, cluster_of
 from extproc.schema import Provider
 
 # The caller's, or about the caller: a provider learns neither. `openai-*` would choose the
@@ -67,6 +69,11 @@ CREDENTIALS: Final[Mapping[Dialect, tuple[str, str]]] = {  # header, and what pr
     "anthropic": ("x-api-key", ""),
     "openai": ("authorization", "Bearer "),
 }
+# Where a provider takes what is translated for it.
+TRANSLATED_SUFFIX: Final[Mapping[Dialect, str]] = {
+    "anthropic": "/messages",
+    "openai": "/chat/completions",
+}
 ANTHROPIC_VERSION: Final = "2023-06-01"  # whose shapes `dialects` translates to
 NOT_RETURNED_PREFIXES: Final = (
     *("x-ratelimit-", "anthropic-ratelimit-", "x-envoy-", "x-llm-"),
@@ -74,22 +81,35 @@ NOT_RETURNED_PREFIXES: Final = (
 )
 
 
-def provider_filters(name: str, provider: Provider, to: Upstream) -> list[HttpFilter]:
-    """List the filters of the cluster, in order."""
+def provider_filters(
+    name: str, provider: Provider, to: Upstream, caller: Dialect
+) -> list[HttpFilter]:
+    """List the filters of the provider's cluster for callers of one dialect, in order."""
     filters = [
-        # First, because it reads the attempt's number, which the next one takes off. It also sets
+        # First, because it reads the attempt's number, which another takes off. It also sets
         # path and host, because a header mutation may not touch those.
-        http_filter(
-            "llm-edge.address",
-            lua("provider.lua", {"BASE_PATH": to.base_path, "AUTHORITY": to.authority}),
-        ),
+        http_filter("llm-edge.address", _address(provider, to, caller)),
+        # Before the headers, because on the way back it adds one of ours to what those leave.
+        *([translate()] if caller != provider.dialect else ()),
         http_filter("llm-edge.headers", HeaderMutationFilter(mutations=_mutations(name, provider))),
     ]
     if provider.api_key is not None:
         # After the headers, because those take the caller's credential off.
-        filters.append(http_filter("llm-edge.credential", _credential(name, provider.dialect)))
+        filters.append(
+            http_filter(
+                "llm-edge.credential",
+                _credential(cluster_of(name, provider.dialect, caller), provider.dialect),
+            )
+        )
     filters.append(http_filter("envoy.filters.http.upstream_codec", UpstreamCodec()))  # it sends
     return filters
+
+
+def _address(provider: Provider, to: Upstream, caller: Dialect) -> Lua:
+    if caller == provider.dialect:
+        return lua("provider.lua", {"BASE_PATH": to.base_path, "AUTHORITY": to.authority})
+    path = to.base_path + TRANSLATED_SUFFIX[provider.dialect]
+    return lua("translated.lua", {"PATH": path, "AUTHORITY": to.authority})
 
 
 def _mutations(name: str, provider: Provider) -> Mutations:
@@ -116,9 +136,9 @@ def _set(key: str, value: str) -> HeaderMutation:
     return HeaderMutation(append=header(key, value))
 
 
-def _credential(name: str, dialect: Dialect) -> CredentialInjector:
+def _credential(cluster: str, dialect: Dialect) -> CredentialInjector:
     key, prefix = CREDENTIALS[dialect]
-    secret = SdsSecretConfig(name=name, sds_config=from_file(secret_file(name)))
+    secret = SdsSecretConfig(name=cluster, sds_config=from_file(secret_file(cluster)))
     return CredentialInjector(
         overwrite=True,
         credential=extension(

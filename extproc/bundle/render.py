@@ -17,6 +17,7 @@ from extproc.bundle.messages import as_dict, as_yaml, resources
 from extproc.bundle.places import TLS_FILE, secret_file
 from extproc.bundle.routes import routes
 from extproc.bundle.secrets import certificate, credential
+from extproc.domain import DIALECTS, cluster_of
 from extproc.schema import Config
 
 SECRETS: Final = "secrets"
@@ -33,8 +34,11 @@ def render(config: Config, base: Path = Path()) -> dict[str, str]:
     """
     files = {}
     for name, provider in config.providers.items():
-        if provider.api_key is not None:
-            files[secret_file(name)] = resources([credential(name, provider.api_key, base)])
+        if provider.api_key is None:
+            continue
+        # One for each cluster, because Envoy refuses a second one that waits for the same secret.
+        for cluster in (cluster_of(name, provider.dialect, caller) for caller in DIALECTS):
+            files[secret_file(cluster)] = resources([credential(cluster, provider.api_key, base)])
     if config.server.tls is not None:
         files[TLS_FILE] = resources([certificate(config.server.tls, base)])
     files["cds.yaml"] = resources(clusters(config, base))

@@ -16,6 +16,7 @@ from envoy_data_plane.envoy.config.accesslog.v3 import (
     AndFilter,
     ExtensionFilter,
     HeaderFilter,
+    MetadataFilter,
     OrFilter,
 )
 from envoy_data_plane.envoy.config.core.v3 import SubstitutionFormatString
@@ -25,10 +26,16 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
     LocalReplyConfig,
     ResponseMapper,
 )
-from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
+from envoy_data_plane.envoy.type.matcher.v3 import (
+    MetadataMatcher,
+    MetadataMatcherPathSegment,
+    StringMatcher,
+    ValueMatcher,
+)
 from envoy_data_plane.google.protobuf import Any, Struct
 
 from extproc.bundle.messages import header, inline
+from extproc.bundle.places import CALL
 from extproc.domain import Dialect
 from extproc.errors import KINDS, anthropic_body, openai_body
 
@@ -36,6 +43,7 @@ RETRY_AFTER_S: Final = 1  # a restart of the processor or a full pool is over in
 _DETAILS: Final = "response.code_details"
 _ANTHROPIC: Final = "/v1/messages"
 _MODELS: Final = "/v1/models"
+_MESSAGES: Final = "/messages"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +154,29 @@ def _when(expression: str, dialect: Dialect) -> AccessLogFilter:
     )
     if dialect == "openai":
         return reason
-    return _all(_any(_path(_ANTHROPIC), _all(_path(_MODELS), _VERSION)), reason)
+    unplanned = _all(_any(_path(_ANTHROPIC), _all(_path(_MODELS), _VERSION)), _unplanned())
+    return _all(_any(_planned(), unplanned), reason)
+
+
+# Of a planned call the path is the provider's by now, and may be of the other dialect.
+def _planned() -> AccessLogFilter:
+    return _suffix(StringMatcher(prefix=_MESSAGES), absent=False)
+
+
+def _unplanned() -> AccessLogFilter:
+    return _suffix(StringMatcher(exact="none"), absent=True)
+
+
+def _suffix(matcher: StringMatcher, *, absent: bool) -> AccessLogFilter:
+    """Match the suffix of the endpoint that was called; `absent` says what no plan means."""
+    value = MetadataMatcher(
+        filter=CALL,
+        path=[MetadataMatcherPathSegment(key="suffix")],
+        value=ValueMatcher(string_match=matcher),
+    )
+    return AccessLogFilter(
+        metadata_filter=MetadataFilter(matcher=value, match_if_key_not_found=absent)
+    )
 
 
 def _path(prefix: str) -> AccessLogFilter:

@@ -18,14 +18,14 @@ from extproc.bundle.places import TLS_SECRET, operator_path, secret_path
 from extproc.schema import SecretRef, Tls
 
 
-def credential(provider: str, reference: SecretRef, base: Path) -> Secret:
+def credential(cluster: str, reference: SecretRef, base: Path) -> Secret:
     """Describe a provider's API key. Envoy reads the variable or file itself."""
     if reference.env is not None:
         source = DataSource(environment_variable=reference.env)
     else:
         path = secret_path(reference, base)
         source = DataSource(filename=path, watched_directory=_directory(path))
-    return Secret(name=provider, generic_secret=GenericSecret(secret=source))
+    return Secret(name=cluster, generic_secret=GenericSecret(secret=source))
 
 
 def certificate(tls: Tls, base: Path) -> Secret:

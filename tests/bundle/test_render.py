@@ -15,7 +15,7 @@ from extproc.bundle.edge import CALLERS, OWN, all_but
 from extproc.bundle.messages import PriorityGroupClusterSpecifier
 from extproc.bundle.render import render, write
 from extproc.commands.bundle import bundle
-from extproc.config import load
+from extproc.config import ConfigError, load
 
 from .harness import configured
 
@@ -49,10 +49,15 @@ def test_secrets_are_private_and_stale_ones_go(tmp_path: Path) -> None:
     both = configured(tmp_path, {"providers": {"openai": OPENAI, "other": OPENAI}})
     write(both, tmp_path / "out")
     secrets = tmp_path / "out/secrets"
-    assert {path.name for path in secrets.iterdir()} == {"openai.yaml", "other.yaml"}
+    of_openai = {"openai.yaml", "openai+anthropic.yaml"}
+    assert {path.name for path in secrets.iterdir()} == {
+        *of_openai,
+        "other.yaml",
+        "other+anthropic.yaml",
+    }
     assert (secrets / "openai.yaml").stat().st_mode & 0o777 == 0o600
     write(configured(tmp_path, {"providers": {"openai": OPENAI}}), tmp_path / "out")
-    assert {path.name for path in secrets.iterdir()} == {"openai.yaml"}
+    assert {path.name for path in secrets.iterdir()} == of_openai
 
 
 @given(st.text(alphabet="-acdegimoprstuvy_", max_size=16))
@@ -95,3 +100,47 @@ def test_the_command_writes_the_bundle(tmp_path: Path, monkeypatch: pytest.Monke
     done = run.invoke(bundle, ["--config", str(bad), "--out", str(tmp_path / "out")])
     assert done.exit_code == 2
     assert "providers.llm-edge-processor" in done.output
+
+
+CLAUDE = {
+    "dialect": "anthropic",
+    "endpoint": "https://api.anthropic.com/v1",
+    "api_key": {"env": "ANTHROPIC_API_KEY"},
+}
+
+
+def filters_of(cluster: dict) -> dict[str, dict]:
+    """Return the filters of a cluster by name, in order."""
+    (options,) = cluster["typed_extension_protocol_options"].values()
+    return {one["name"]: one["typed_config"] for one in options["http_filters"]}
+
+
+def test_each_provider_has_a_cluster_for_each_dialect_of_callers(tmp_path: Path) -> None:
+    """Only the one for the other dialect translates; both have the provider's own credential."""
+    config = configured(tmp_path, {"providers": {"openai": OPENAI, "claude": CLAUDE}})
+    clusters = {one["name"]: one for one in yaml.safe_load(render(config)["cds.yaml"])["resources"]}
+    assert set(clusters) - {"llm-edge-processor"} == {
+        "openai",
+        "openai+anthropic",
+        "claude",
+        "claude+openai",
+    }
+    for name, cluster in clusters.items():
+        if name == "llm-edge-processor":
+            continue
+        filters = filters_of(cluster)
+        assert ("llm-edge.translate" in filters) is ("+" in name)
+        assert list(filters)[-2:] == ["llm-edge.credential", "envoy.filters.http.upstream_codec"]
+        credential = filters["llm-edge.credential"]["credential"]["typed_config"]
+        assert credential["credential"]["name"] == name
+        header = "x-api-key" if name.startswith("claude") else "authorization"
+        assert credential["header"] == header
+        script = filters["llm-edge.address"]["default_source_code"]["inline_string"]
+        paths = {"openai+anthropic": "/v1/chat/completions", "claude+openai": "/v1/messages"}
+        assert f'local PATH = "{paths.get(name)}"' in script or "+" not in name
+
+
+def test_no_name_of_a_provider_is_that_of_a_translating_cluster(tmp_path: Path) -> None:
+    """The sign between the two names is legal in neither."""
+    with pytest.raises(ConfigError):
+        configured(tmp_path, {"providers": {"openai+anthropic": OPENAI}})

@@ -224,7 +224,10 @@ async def test_a_missing_key_is_the_operators_fault_not_the_callers(tmp_path: Pa
         assert answer.status_code == 503
         assert answer.json()["error"]["code"] == "no_healthy_provider"
         assert gateway.providers["a"].seen == []
-        assert await rejected(gateway) == ["sds.a.update_rejected: 1"]
+        assert await rejected(gateway) == [
+            "sds.a+anthropic.update_rejected: 1",
+            "sds.a.update_rejected: 1",
+        ]
 
 
 async def test_https_for_callers(tmp_path: Path) -> None:

@@ -268,6 +268,11 @@ def default_config(
         for name, url in sims.items()
     }
     providers["dead"] = {"dialect": "openai", "endpoint": f"http://127.0.0.1:{free_port()}/v1"}
+    # Nobody listens here but in the test of garbage.
+    providers["garbled"] = {
+        "dialect": "anthropic",
+        "endpoint": f"http://127.0.0.1:{free_port()}/v1",
+    }
     return {
         "server": {"port": port, "drain_seconds": 20},
         "admin": {"port": admin_port},
@@ -284,6 +289,11 @@ def default_config(
             "doomed": {"targets": [target("dead", "one")]},
             "claude": {"targets": [target("claude", "claude")]},
             "claude-renamed": {"targets": [target("claude", "upstream-claude")]},
+            "to-claude": {"targets": [target("b", "b"), target("claude", "c")]},
+            "from-claude": {"targets": [target("claude", "c"), target("b", "b")]},
+            "garbled": {"targets": [target("garbled", "x"), target("a", "y")]},
+            "strict-claude": {"strict": True, "targets": [target("claude", "c")]},
+            "strict-either": {"strict": True, "targets": [target("claude", "c"), target("a", "a")]},
             "unpriced": {"targets": [{"provider": "a", "model": "unpriced"}]},
         },
     }

@@ -29,8 +29,11 @@ function envoy_on_request(handle)
 
   if model == models[1] then
     -- The body is right as it is, but an earlier attempt may have announced another length.
-    if served ~= nil and served["length"] ~= nil then
-      headers:replace("content-length", string.format("%d", served["length"]))
+    local length = served ~= nil and served["length"] or nil
+    if length == -1 then
+      headers:remove("content-length") -- it was sent in chunks
+    elseif length ~= nil then
+      headers:replace("content-length", string.format("%d", length))
     end
     return
   end

@@ -1,0 +1,163 @@
+"""The exchange that translates one attempt at a provider of another dialect than the caller's.
+
+Knows: the order of its messages, and the two directions. Must not know: protobuf, transports,
+plans. It runs in the cluster of that provider alone, so a call that needs no translation, and an
+attempt that was never made, cost nothing here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from http import HTTPStatus
+from typing import Final
+
+from extproc import wire_upstream as wire
+from extproc.dialects.directions import DIRECTIONS, Direction, Translator
+from extproc.domain import Dialect, caller_of
+from extproc.exchange import OutOfOrder
+
+log: Final = logging.getLogger(__name__)
+
+
+class State(StrEnum):
+    """Where one attempt stands."""
+
+    NEW = "new"
+    AWAITS_BODY = "awaits_request_body"
+    AWAITS_ANSWER = "awaits_answer"
+    COLLECTS = "collects_a_document"
+    STREAMS = "streams_events"
+    ENDED = "ended"
+
+
+class Event(StrEnum):
+    """What may happen to it."""
+
+    HEADERS = "request_headers"
+    BODY = "request_body"
+    DOCUMENT = "response_headers"
+    EVENTS = "response_headers_of_events"
+    NOTHING = "response_headers_without_body"
+    CHUNK = "response_body"
+    LAST_CHUNK = "response_body_ending"
+
+
+LEGAL: Final[Mapping[tuple[State, Event], State]] = {
+    (State.NEW, Event.HEADERS): State.AWAITS_BODY,
+    (State.AWAITS_BODY, Event.BODY): State.AWAITS_ANSWER,
+    (State.AWAITS_ANSWER, Event.DOCUMENT): State.COLLECTS,
+    (State.AWAITS_ANSWER, Event.EVENTS): State.STREAMS,
+    (State.AWAITS_ANSWER, Event.NOTHING): State.ENDED,
+    # Envoy buffers a document whole, so its first chunk is its last.
+    (State.COLLECTS, Event.LAST_CHUNK): State.ENDED,
+    (State.STREAMS, Event.CHUNK): State.STREAMS,
+    (State.STREAMS, Event.LAST_CHUNK): State.ENDED,
+}
+
+
+def event_of(message: wire.Message) -> Event:
+    """Name what a message means for the order. Raises ValueError for one that has no place."""
+    if message.kind == Event.DOCUMENT:
+        if message.ends:
+            return Event.NOTHING
+        events = message.headers.get("content-type", "").startswith("text/event-stream")
+        return Event.EVENTS if events and _status(message) == HTTPStatus.OK else Event.DOCUMENT
+    if message.kind == Event.CHUNK and message.ends:
+        return Event.LAST_CHUNK
+    return Event(message.kind)
+
+
+def _status(message: wire.Message) -> int:
+    status = message.headers.get(":status", "")
+    return int(status) if status.isdecimal() else 0
+
+
+class Translation:
+    """One attempt. `clock` is unix seconds."""
+
+    __slots__ = (
+        "_caller",
+        "_clock",
+        "_lossy",
+        "_model",
+        "_request_id",
+        "_status",
+        "_stream",
+        "state",
+    )
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.state = State.NEW
+        self._clock = clock
+        self._caller: Dialect = "openai"
+        self._model = ""
+        self._request_id = ""
+        self._lossy: tuple[str, ...] = ()
+        self._status = 0
+        self._stream: Translator | None = None
+
+    def receive(self, raw: bytes) -> bytes:
+        """Answer one message. Raises OutOfOrder and wire's Malformed."""
+        message = wire.decode(raw)
+        try:
+            event = event_of(message)
+        except ValueError:
+            raise OutOfOrder(self.state, message.kind) from None
+        following = LEGAL.get((self.state, event))
+        if following is None:
+            raise OutOfOrder(self.state, event)
+        self.state = following
+        match event:
+            case Event.HEADERS:
+                return self._begin(message)
+            case Event.BODY:
+                return self._ask(message.body)
+            case Event.DOCUMENT | Event.EVENTS | Event.NOTHING:
+                return self._answer(message, streamed=event is Event.EVENTS)
+            case Event.CHUNK | Event.LAST_CHUNK:
+                return self._chunk(message)
+
+    @property
+    def _direction(self) -> Direction:
+        return DIRECTIONS[self._caller]
+
+    def _begin(self, message: wire.Message) -> bytes:
+        self._caller = caller_of(message.cluster)
+        self._model = message.model
+        self._request_id = message.headers.get("x-request-id", "")
+        return wire.encode_go_on()
+
+    def _ask(self, body: bytes) -> bytes:
+        translated = self._direction.request(body, self._model)
+        self._lossy = translated.lossy
+        return wire.encode_request(translated.body)
+
+    def _answer(self, message: wire.Message, *, streamed: bool) -> bytes:
+        self._status = _status(message)
+        headers: wire.Headers = ()
+        if self._lossy:
+            headers = (("x-llm-lossy", ", ".join(self._lossy).encode()),)
+        if streamed:
+            self._stream = self._direction.stream(int(self._clock()))
+        return wire.encode_answer_headers(headers, streamed=streamed)
+
+    def _chunk(self, message: wire.Message) -> bytes:
+        if self._stream is None:
+            return self._document(message.body)
+        data = self._stream.feed(message.body)
+        if message.ends:
+            data += self._stream.finish()
+        return wire.encode_chunk(data)
+
+    def _document(self, body: bytes) -> bytes:
+        direction = self._direction
+        if self._status >= HTTPStatus.BAD_REQUEST:
+            return wire.encode_answer(direction.error(body, self._status, self._request_id), None)
+        made = direction.answer(body, int(self._clock()))
+        if made is None:
+            # A status nobody retries would end the plan here: this one lets the next target try.
+            status = HTTPStatus.BAD_GATEWAY
+            return wire.encode_answer(direction.error(b"", status, self._request_id), status)
+        return wire.encode_answer(made, None)

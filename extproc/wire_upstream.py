@@ -1,0 +1,130 @@
+"""Protobuf to values and back, pure, for the exchange that translates one attempt.
+
+Knows: the messages of an ext_proc filter in a cluster. Must not know: dialects, policies, the loop.
+Source: envoy.service.ext_proc.v3 (extproc/pb/*.proto); attributes, metadata and mode override.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from google.protobuf.message import DecodeError
+
+from extproc.pb import ext_proc_pb2, processing_mode_pb2
+from extproc.wire import Malformed, set_headers
+
+_ATTRIBUTES: Final = "envoy.filters.http.ext_proc"
+_SERVED: Final = "llm.served"
+_Mode: Final = processing_mode_pb2.ProcessingMode
+
+Headers = tuple[tuple[str, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One decoded message; `kind` is the field it came in, `ends` says that no more body follows.
+
+    `cluster` and `model` are this attempt's, in the first message alone.
+    """
+
+    kind: str
+    headers: dict[str, str]
+    body: bytes
+    ends: bool
+    cluster: str
+    model: str
+
+
+def decode(raw: bytes) -> Message:
+    """Read one ProcessingRequest. Raises Malformed."""
+    request = ext_proc_pb2.ProcessingRequest()
+    try:
+        request.ParseFromString(raw)
+    except DecodeError as error:
+        raise Malformed("not a ProcessingRequest") from error
+    kind = request.WhichOneof("request") or ""
+    cluster = model = ""
+    if _ATTRIBUTES in request.attributes:
+        cluster = request.attributes[_ATTRIBUTES].fields["xds.cluster_name"].string_value
+        metadata = request.metadata_context.filter_metadata
+        if _SERVED in metadata:
+            model = metadata[_SERVED].fields["model"].string_value
+    headers: dict[str, str] = {}
+    body, ends = b"", False
+    if kind in {"request_headers", "response_headers"}:
+        message: Any = getattr(request, kind)
+        headers = {
+            one.key: one.raw_value.decode("utf-8", "replace") for one in message.headers.headers
+        }
+        ends = message.end_of_stream
+    elif kind in {"request_body", "response_body"}:
+        message = getattr(request, kind)
+        body, ends = message.body, message.end_of_stream
+    return Message(kind, headers, body, ends, cluster, model)
+
+
+_GO_ON: Final = ext_proc_pb2.ProcessingResponse(
+    request_headers=ext_proc_pb2.HeadersResponse()
+).SerializeToString()
+
+
+def encode_go_on() -> bytes:
+    """Let the request go on to its body."""
+    return _GO_ON
+
+
+def encode_request(body: bytes) -> bytes:
+    """Send this body to the provider, and its length: Envoy checks one against the other."""
+    response = ext_proc_pb2.ProcessingResponse()
+    common = response.request_body.response
+    common.body_mutation.body = body
+    set_headers(
+        common.header_mutation,
+        (("content-length", b"%d" % len(body)), ("content-type", b"application/json")),
+    )
+    return response.SerializeToString()
+
+
+def encode_answer_headers(headers: Headers, *, streamed: bool) -> bytes:
+    """Take the answer on: its events one by one, or the whole document at once."""
+    response = ext_proc_pb2.ProcessingResponse()
+    response.response_headers.SetInParent()  # because reading a field does not set it
+    mutation = response.response_headers.response.header_mutation
+    set_headers(mutation, headers)
+    if streamed:
+        mutation.remove_headers.append("content-length")
+        # All of them, because what is left out means NONE.
+        response.mode_override.request_header_mode = _Mode.SEND
+        response.mode_override.response_header_mode = _Mode.SEND
+        response.mode_override.request_body_mode = _Mode.BUFFERED
+        response.mode_override.response_body_mode = _Mode.STREAMED
+        response.mode_override.request_trailer_mode = _Mode.SKIP
+        response.mode_override.response_trailer_mode = _Mode.SKIP
+    return response.SerializeToString()
+
+
+def encode_answer(body: bytes, status: int | None) -> bytes:
+    """Send this document to the caller, under another status where one is given."""
+    response = ext_proc_pb2.ProcessingResponse()
+    common = response.response_body.response
+    common.body_mutation.body = body
+    headers: Headers = (
+        ("content-length", b"%d" % len(body)),
+        ("content-type", b"application/json"),
+    )
+    if status is not None:
+        headers += ((":status", b"%d" % status),)
+    set_headers(common.header_mutation, headers)
+    return response.SerializeToString()
+
+
+def encode_chunk(data: bytes) -> bytes:
+    """Send these bytes in the place of a chunk."""
+    response = ext_proc_pb2.ProcessingResponse()
+    mutation = response.response_body.response.body_mutation
+    if data:
+        mutation.body = data
+    else:
+        mutation.clear_body = True
+    return response.SerializeToString()

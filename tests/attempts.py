@@ -1,0 +1,47 @@
+"""Messages of a translated attempt as Envoy would write them.
+
+Knows: `envoy_data_plane`, the independent reading of Envoy's API. Must not know: `extproc.pb`.
+"""
+
+from __future__ import annotations
+
+from envoy_data_plane.envoy.config.core.v3 import Metadata
+from envoy_data_plane.envoy.service.ext_proc.v3 import HttpBody, HttpHeaders, ProcessingRequest
+from envoy_data_plane.google.protobuf import Struct
+
+from .calls import header_map
+
+
+def head(cluster: str, model: str, request_id: str = "r-1") -> bytes:
+    """Encode the first message: the request's headers, with what only Envoy can say."""
+    return bytes(
+        ProcessingRequest(
+            request_headers=HttpHeaders(headers=header_map([("x-request-id", request_id)])),
+            metadata_context=Metadata(
+                filter_metadata={"llm.served": Struct.from_dict({"model": model})}
+            ),
+            attributes={
+                "envoy.filters.http.ext_proc": Struct.from_dict({"xds.cluster_name": cluster})
+            },
+        )
+    )
+
+
+def request_body(body: bytes) -> bytes:
+    """Encode the whole body of the request."""
+    return bytes(ProcessingRequest(request_body=HttpBody(body=body, end_of_stream=True)))
+
+
+def response_head(status: int, kind: str, *, ends: bool = False) -> bytes:
+    """Encode the answer's headers."""
+    pairs = [(":status", str(status)), ("content-type", kind)]
+    return bytes(
+        ProcessingRequest(
+            response_headers=HttpHeaders(headers=header_map(pairs), end_of_stream=ends)
+        )
+    )
+
+
+def chunk(data: bytes, *, ends: bool = False) -> bytes:
+    """Encode some of the answer's body."""
+    return bytes(ProcessingRequest(response_body=HttpBody(body=data, end_of_stream=ends)))
