@@ -111,6 +111,7 @@ def stream_load(
     if 4 in up:
         streaming.hold(up[4], seconds, last, found)
         streaming.cpu_per_token(up[4], MIN_ROUNDS, streaming.ANSWERS, found)
+        streaming.translated(MIN_ROUNDS, found)
 
 
 def machine(chosen: argparse.Namespace, seconds: float) -> dict[str, Any]:

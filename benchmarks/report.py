@@ -122,6 +122,7 @@ def _streaming(found: Found) -> dict[str, Any]:
         "held_at_fast_pace": found.held,
         "answer_us": {str(chunks): cpu for chunks, cpu in found.answer_us.items()},
         "token_us": found.token_us,
+        "translated_us": {name: _spread(seen) for name, seen in found.translated_us.items()},
     }
 
 
@@ -234,6 +235,9 @@ def _streams(streaming: Mapping[str, Any]) -> str:
             f"{cpu[str(LONG_CHUNKS)]:.0f} us for {LONG_CHUNKS:,}: "
             f"{streaming['token_us']:.3f} us per token"
         )
+    if streaming["translated_us"]:
+        costs = (f"{n} {_range(one, '.1f')}" for n, one in streaming["translated_us"].items())
+        lines.append(f"a translated stream's chunk in the processor, CPU us: {', '.join(costs)}")
     return "\n".join(lines)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from benchmarks import streams
+from benchmarks import streams, translation
 from benchmarks.envoy import STREAM_HEADER
 from benchmarks.measure import PAIR, turned
 from benchmarks.processes import cpu_seconds
@@ -38,6 +38,7 @@ class Found:
     held: int | None = None
     fast: list[Streamed] = field(default_factory=list)
     answer_us: dict[int, float] = field(default_factory=dict)
+    translated_us: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def token_us(self) -> float | None:
@@ -155,3 +156,10 @@ def pair(rungs: Mapping[int, Rung]) -> bool:
 
 def _say(text: str) -> None:
     print(text, flush=True)
+
+
+def translated(rounds: int, found: Found) -> None:
+    """Measure what a chunk of a translated stream costs, each direction in turn."""
+    for _ in range(rounds):
+        for direction in translation.DIRECTIONS:
+            found.translated_us.setdefault(direction, []).append(translation.chunk_us(direction))

@@ -42,6 +42,7 @@ def measured(
 
 def streaming(gap_p99: float = 51.4, completed: int = 400) -> Found:
     found = Found(count=400, held=200, answer_us={1: 250.0, LONG_CHUNKS: 260.0})
+    found.translated_us = {"to OpenAI": [11.0, 12.0, 13.0]}
     found.rounds[2] = [streamed(51.0)] * 3
     found.rounds[4] = [streamed(gap_p99, completed)] * 3
     return found
@@ -104,6 +105,7 @@ def test_tables_show_every_rung_and_verdict_and_survive_json():
         "400 streams at 50 ms",
         "0.005 us per token",
         "219.0",
+        "12.0 (11.0..13.0)",
     ):
         assert expected in text
     assert text.count("PASS") == 10
