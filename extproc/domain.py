@@ -176,6 +176,11 @@ def cluster_of(provider: str, dialect: Dialect, caller: Dialect) -> str:
     return provider if dialect == caller else f"{provider}+{caller}"  # no provider's name has a +
 
 
+def provider_of(cluster: str) -> str:
+    """Return whose cluster it is."""
+    return cluster.partition("+")[0]
+
+
 def caller_of(cluster: str) -> Dialect:
     """Return the dialect a translating cluster translates for."""
     return "anthropic" if cluster.endswith("+anthropic") else "openai"

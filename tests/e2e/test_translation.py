@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
@@ -429,3 +430,33 @@ def test_what_no_translation_is_for_is_refused(
     refused = httpx.post(f"{stack.base}{path}", json=body, headers=headers)
     assert refused.status_code == 400
     assert "can answer" in refused.json()["error"]["message"]
+
+
+def test_the_other_transport_carries_translations_too(fresh_stack: Callable[..., Stack]) -> None:
+    """grpcio, which remote processors use: documents and streams in both directions."""
+    stack = fresh_stack(change=lambda config: config["server"].update(transport="grpcio"))
+    key = stack.create_key("grpcio")
+    with OpenAI(base_url=f"{stack.base}/v1", api_key=key, max_retries=0) as chat:
+        plain = chat.chat.completions.create(model="claude", messages=SAID)
+        assert plain.choices[0].message.content.split() == WORDS
+        chunks = chat.chat.completions.create(model="claude", messages=SAID, stream=True)
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+        assert text.split() == WORDS
+    with Anthropic(base_url=stack.base, api_key=key, max_retries=0) as claude:
+        fields: Any = {"model": "gpt-4o-mini", "max_tokens": 50, "messages": SAID}
+        assert claude.messages.create(**fields).content[0].text.split() == WORDS
+        with claude.messages.stream(**fields) as streamed:
+            assert streamed.get_final_text().split() == WORDS
+
+
+def test_a_large_conversation_is_translated(stack: Stack, chat: OpenAI, claude: Anthropic) -> None:
+    """Megabytes pass the buffers of both filters, and the length is right."""
+    large: Any = [{"role": "user", "content": "x" * 5_000_000}]
+    assert chat.chat.completions.create(model="claude", messages=large).usage.prompt_tokens > 10**6
+    answer = claude.messages.create(model="gpt-4o-mini", max_tokens=5, messages=large)
+    assert answer.usage.input_tokens > 10**6
+    long = {"x-sim-output-tokens": "300000"}
+    raw = chat.chat.completions.with_raw_response.create(
+        model="claude", messages=SAID, max_tokens=300_000, extra_headers=long
+    )
+    assert len(raw.parse().choices[0].message.content.split()) == 300_000
