@@ -429,7 +429,8 @@ def test_what_no_translation_is_for_is_refused(
     headers = {"authorization": f"Bearer {key}"}
     refused = httpx.post(f"{stack.base}{path}", json=body, headers=headers)
     assert refused.status_code == 400
-    assert "can answer" in refused.json()["error"]["message"]
+    assert refused.json()["error"]["type"] == "invalid_request_error"
+    assert stack.sim_log("a") == stack.sim_log("claude") == []
 
 
 def test_the_other_transport_carries_translations_too(fresh_stack: Callable[..., Stack]) -> None:
