@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.collector import attributes, collecting
 
@@ -17,6 +18,8 @@ BODY = {"model": "failover", "messages": [{"role": "user", "content": CANARY}]}
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 
+# On one transport, because spans go another way.
+@pytest.mark.parametrize("transport", ["lane"])
 def test_a_trace_goes_from_the_caller_to_the_provider(fresh_stack: Callable[..., Stack]) -> None:
     """Continue the caller's trace over both attempts; a dead collector costs no call."""
     with collecting() as collector:
