@@ -53,8 +53,8 @@ class LaneTransport:
         self._exchanges = 0
         self._idle = asyncio.Event()
         self._alone = asyncio.Event()
-        self._idle.set()
         self._alone.set()
+        self._stopping = False
         self._server: asyncio.Server | None = None
 
     @property
@@ -89,8 +89,10 @@ class LaneTransport:
             self._server.close()
         for peer in list(self._peers):
             peer.refuse_new()
+        self._stopping = True
         deadline = asyncio.get_running_loop().time() + grace_s
         await asyncio.sleep(min(grace_s, LAST_LOGS_S))
+        self.quiet()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
                 await self._idle.wait()
@@ -117,14 +119,14 @@ class LaneTransport:
     def exchanges(self, change: int) -> None:
         """Count the open ext_proc streams."""
         self._exchanges += change
-        if self._exchanges:
-            self._idle.clear()
-        else:
+        if self._stopping:
             self.quiet()
 
     def quiet(self) -> None:
-        """Note that nothing is under way: no open exchange and no reply that waits for a window."""
-        if not self._exchanges and not any(peer.queued for peer in self._peers):
+        """Note whether anything is under way: an open exchange, a reply that waits for a window."""
+        if self._exchanges or any(peer.queued for peer in self._peers):
+            self._idle.clear()
+        else:
             self._idle.set()
 
     def log_streams_changed(self, change: int) -> None:

@@ -139,7 +139,9 @@ class Peer(asyncio.Protocol):
         if self._transport is None or self._full:
             return
         self._http.budget = TURN_BUDGET
-        for _ in range(len(self._ready)):
+        listed = len(self._ready)
+        while listed and self._http.budget > 0:
+            listed -= 1
             call = self._ready.popleft()
             call.ready = False
             if not call.done:
