@@ -21,7 +21,7 @@ async def stepped(work: Work) -> bytes | Rest | BaseException:
     def step() -> None:
         try:
             found.set_result(begin(work(), loop))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (whatever the coroutine raised)
             found.set_result(error)
 
     loop.call_soon(step)
