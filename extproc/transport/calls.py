@@ -251,7 +251,8 @@ class Calls:
             self._end(call, INVALID_ARGUMENT, str(error))
         except DecodeError:
             self._end(call, INTERNAL, "the request is not readable")
-        except Exception:  # a bug in the processor must not take the connection with it
+        except (Exception, asyncio.CancelledError):
+            # Because a bug in the processor must not take the connection with it.
             log.exception("stream failed")
             self._end(call, INTERNAL, "internal")
 
@@ -261,7 +262,9 @@ class Calls:
             self._answer(call, exchange, await rest)
         except ProtocolError as error:
             self._end(call, INVALID_ARGUMENT, str(error))
-        except Exception:  # as above
+        except (Exception, asyncio.CancelledError):  # as above
+            if call.done:
+                raise  # it was we who cancelled it
             log.exception("stream failed")
             self._end(call, INTERNAL, "internal")
         call.task = None

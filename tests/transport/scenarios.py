@@ -64,6 +64,10 @@ class Echo:
             raise ZeroDivisionError
         if raw == b"late bug":
             await asyncio.to_thread(divmod, 1, 0)
+        if raw.endswith(b"cancelled"):
+            if raw.startswith(b"late"):
+                await asyncio.sleep(0)
+            raise asyncio.CancelledError  # as a shared task that was cancelled would
         if raw == b"late bad":
             await asyncio.sleep(0)
             raise ProtocolError("bad later")

@@ -190,7 +190,7 @@ async def test_cancelling_a_suspended_exchange_closes_it_once(bench: Bench, raw:
     assert [found.closes for found in bench.opened.exchanges] == [1, 1]
 
 
-@pytest.mark.parametrize("raw", [b"bug", b"late bug"], ids=str)
+@pytest.mark.parametrize("raw", [b"bug", b"late bug", b"cancelled", b"late cancelled"], ids=str)
 async def test_a_bug_ends_its_stream_alone(
     bench: Bench, raw: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
