@@ -10,6 +10,7 @@ import pytest
 
 from extproc import pipeline
 from extproc.domain import Model, Principal
+from extproc.errors import Denied
 from extproc.inflight import InFlight
 from extproc.limits import Scope, Tier
 from extproc.ports import SilentObserver
@@ -139,3 +140,18 @@ async def test_settling_frees_the_slot() -> None:
     llm = plain((await bench.play()).dynamic_metadata)["llm.call"]
     pipeline.settle(bench.gateway, replace(ENTRY, record=llm["record"]))
     assert (await bench.play()).request_body is not None
+
+
+async def test_random_keys_and_models_leave_nothing_behind() -> None:
+    """Accounts and ratios are made for calls that are admitted, never for what strangers write."""
+    bench = Bench(tier_of((rules(requests_per_second=1_000_000),)))
+    for number in range(2_000):
+        reply = await bench.play(model=f"model-{number}")
+        assert int(reply.immediate_response.status.code) == 404
+    bench.gateway.identity = Identity(Denied("invalid_api_key", "Incorrect API key provided."))
+    for number in range(2_000):
+        exchange = bench.processor.open()
+        await exchange.receive(headers_message(("authorization", f"Bearer sk_{number}")))
+        assert exchange.ended
+    assert repr(bench.ledger) == "MemoryLedger(accounts=0, open=0)"
+    assert (len(bench.gateway.estimator), len(bench.inflight)) == (0, 0)
