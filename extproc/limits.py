@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -73,6 +73,10 @@ class Meter:
     limit: int
 
 
+# A counter as answers tell it: the beginning of its text, slot, window, limit, is it of tokens.
+Shown: TypeAlias = tuple[bytes, int, int, int, bool]
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """The limits of one scope. A rate has one request per `interval_us` and a burst above it.
@@ -88,6 +92,8 @@ class Rules:
     meters: tuple[Meter, ...]
     rate_label: str = ""  # `key/requests_per_second`
     mask: int = 0  # a bit per slot that is charged
+    rate_shown: bytes = b""  # how the answer's headers begin to tell the rate, empty: they do not
+    shown: tuple[Shown, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

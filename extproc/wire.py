@@ -137,7 +137,7 @@ def encode_forward(forward: Forward, record: bytes) -> bytes:
         call += _number(b"model_start", span.start) + _number(b"model_stop", span.stop)
     metadata = route + _struct(CALL, call + _string(b"record", record))
     if forward.headers:
-        limits = [_string(name.encode(), value) for name, value in forward.headers]
+        limits = [_limit(name, value) for name, value in forward.headers]
         metadata += _struct(LIMITS, b"".join(limits))
     headers = _sending(len(plan.attempts) - 1, plan.timeout_ms)
     body = forward.body
@@ -247,6 +247,11 @@ def _header(key: bytes, value: bytes) -> bytes:
     """Encode an entry of HeaderMutation.set_headers that overwrites."""
     pair = _message(1, key) + _message(3, value)
     return _message(1, _message(1, pair) + b"\x18%c" % OVERWRITE)
+
+
+@lru_cache(maxsize=4096)  # most values are those of the last call: limits, policies, resets
+def _limit(name: str, value: bytes) -> bytes:
+    return _string(name.encode(), value)
 
 
 @lru_cache(maxsize=4096)

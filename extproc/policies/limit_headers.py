@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 from extproc.limits import DAY_US, MINUTE_US, US_PER_MS, US_PER_S, Rules, Scope, Unit, Window
-from extproc.policies.quota import Held, Windows, arrival_us, used_of, window_end_us
+from extproc.policies.quota import Held, Windows, arrival_us, window_end_us
 
 Headers: TypeAlias = tuple[tuple[str, bytes], ...]
 _Told: TypeAlias = tuple[int, int, int]  # what is left, of how much, until when
@@ -64,32 +65,31 @@ def limit_headers(
 
     Requests and tokens are each told by the limit that has the least left.
     """
-    states: list[str] = []
+    ends = _ends(windows)
+    states: list[bytes] = []
     requests: _Told | None = None
     tokens: _Told | None = None
     for account, rules in held:
-        if rules.scope is Scope.GLOBAL:
-            continue
-        if rules.interval_us:
+        if rules.rate_shown and rules.interval_us:
             tat = arrival_us(account, rules, now_us)
             left = (now_us + rules.tolerance_us - tat) // rules.interval_us
-            states.append(f'"{rules.rate_label}";r={left};t={-(-(tat - now_us) // US_PER_S)}')
+            states.append(b"%b%d;t=%d" % (rules.rate_shown, left, -((now_us - tat) // US_PER_S)))
             if requests is None or left < requests[0]:
                 requests = (left, rules.burst, tat)
-        for meter in rules.meters:
-            if meter.unit is Unit.PICO_USD:
-                continue
-            left = max(0, meter.limit - used_of(account, meter, windows))
-            end = window_end_us(meter.window, windows[meter.window])
-            states.append(f'"{meter.label}";r={left};t={-(-(end - now_us) // US_PER_S)}')
-            if meter.unit is Unit.TOKENS:
+        ids, used = account.ids, account.used
+        for text, slot, window, limit, of_tokens in rules.shown:
+            left = limit - used[slot] if ids[slot] == windows[window] else limit
+            left = max(left, 0)
+            end = ends[window]
+            states.append(b"%b%d;t=%d" % (text, left, -((now_us - end) // US_PER_S)))
+            if of_tokens:
                 if tokens is None or left < tokens[0]:
-                    tokens = (left, meter.limit, end)
+                    tokens = (left, limit, end)
             elif requests is None or left < requests[0]:
-                requests = (left, meter.limit, end)
+                requests = (left, limit, end)
     if not states:
         return ()
-    found: list[tuple[str, bytes]] = [(POLICY, policy), (STATE, ", ".join(states).encode())]
+    found: list[tuple[str, bytes]] = [(POLICY, policy), (STATE, b", ".join(states))]
     names = NAMES[dialect]
     for told, at in ((requests, 0), (tokens, 3)):
         if told is not None:
@@ -99,6 +99,13 @@ def limit_headers(
             reset = _span(end - now_us) if dialect == "openai" else _moment(end)
             found.append((names[at + 2], reset))
     return tuple(found)
+
+
+@lru_cache(maxsize=8)
+def _ends(windows: Windows) -> tuple[int, int, int]:
+    """Return when the minute, the day and the month end."""
+    minute, day, month = (window_end_us(window, windows[window]) for window in Window)
+    return minute, day, month
 
 
 def _span(us: int) -> bytes:

@@ -87,8 +87,7 @@ class MemoryLedger:
             raise refuse_concurrency(rules, headers)
         amount = quota.amounts(ask, output)
         quota.charge(held, amount, now_us, windows)
-        named = tuple([(s[0], *one) for s, one in zip(ask.subjects, held, strict=True)])
-        reservation = Reservation(named, amount, windows, now_us + ask.lease_us)
+        reservation = Reservation(ask.subjects, held, amount, windows, now_us + ask.lease_us)
         self._open[ask.id] = reservation
         if self._journal is not None:
             self._write([admitted(ask.id, reservation)])
@@ -100,8 +99,7 @@ class MemoryLedger:
         if reservation is None:
             return
         change = quota.difference(reservation.amount, settlement)
-        held = [(account, rules) for _, account, rules in reservation.held]
-        quota.correct(held, change, reservation.windows)
+        quota.correct(reservation.held, change, reservation.windows)
         self._release(settlement.id, reservation, change)
 
     def flush(self) -> None:
@@ -144,7 +142,7 @@ class MemoryLedger:
     def _release(self, id_: str, reservation: Reservation, change: tuple[int, int, int]) -> None:
         if self._journal is not None:
             self._settled.append(settled(id_, change))
-        for _, account, _ in reservation.held:
+        for account, _ in reservation.held:
             account.active -= 1
             self._slots.offer(account)
 

@@ -9,31 +9,33 @@ A record is a list by msgpack, its first member the kind:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
 from extproc.limits import SLOTS, Meter, Rules, Scope
 from extproc.policies import quota
-from extproc.policies.quota import Account, Windows
+from extproc.policies.quota import Account, Held, Windows
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder().decode
 
 
 class Reservation:
-    """What one call holds until it is settled: accounts by name, what was charged, until when."""
+    """What one call holds until it is settled: accounts and their names, the charge, until when."""
 
-    __slots__ = ("amount", "expires_us", "held", "windows")
+    __slots__ = ("amount", "expires_us", "held", "subjects", "windows")
 
     def __init__(
         self,
-        held: tuple[tuple[str, Account, Rules], ...],
+        subjects: Sequence[tuple[str, Rules]],
+        held: Sequence[Held],
         amount: tuple[int, int, int],
         windows: Windows,
         expires_us: int,
     ) -> None:
+        self.subjects = subjects
         self.held = held
         self.amount = amount
         self.windows = windows
@@ -42,7 +44,10 @@ class Reservation:
 
 def admitted(call_id: str, one: Reservation) -> bytes:
     """Write an admission."""
-    held = [(name, rules.mask, account.tat_us) for name, account, rules in one.held]
+    held = [
+        (subject[0], rules.mask, account.tat_us)
+        for subject, (account, rules) in zip(one.subjects, one.held, strict=True)
+    ]
     return _encode(("A", call_id, one.expires_us, one.amount, one.windows, held))
 
 
@@ -59,7 +64,7 @@ def everything(
         for name, one in named.items():
             yield _encode(("N", name, one.tat_us, one.ids, one.used))
     for call_id, reservation in opened.items():
-        held = [(name, rules.mask, 0) for name, _, rules in reservation.held]
+        held = [(name, rules.mask, 0) for name, rules in reservation.subjects]
         form = ("O", call_id, reservation.expires_us, reservation.amount, reservation.windows, held)
         yield _encode(form)
 
@@ -84,22 +89,22 @@ class Recall:
             call_id, change = fields
             reservation = self.open.pop(call_id, None)
             if reservation is not None:
-                held = [(account, rules) for _, account, rules in reservation.held]
-                quota.correct(held, change, reservation.windows)
-                for account, _ in held:
+                quota.correct(reservation.held, change, reservation.windows)
+                for account, _ in reservation.held:
                     account.active -= 1
 
     def _admit(
         self, call_id: str, expires_us: int, amount: Any, windows: Any, held: Any, *, charged: bool
     ) -> None:
-        pairs = tuple([(name, self._account(name), _rules_of(name, m)) for name, m, _ in held])
-        reservation = Reservation(pairs, tuple(amount), tuple(windows), expires_us)
+        subjects = [(name, _rules_of(name, mask)) for name, mask, _ in held]
+        pairs = [(self._account(name), rules) for name, rules in subjects]
+        reservation = Reservation(subjects, pairs, tuple(amount), tuple(windows), expires_us)
         if charged:
-            for _, account, _ in pairs:
+            for account, _ in pairs:
                 account.active += 1
         else:
-            quota.charge([(a, rules) for _, a, rules in pairs], reservation.amount, 0, windows)
-            for (_, account, _), (_, _, tat_us) in zip(pairs, held, strict=True):
+            quota.charge(pairs, reservation.amount, 0, windows)
+            for (account, _), (_, _, tat_us) in zip(pairs, held, strict=True):
                 account.tat_us = tat_us
         self.open[call_id] = reservation
 

@@ -65,7 +65,7 @@ class Slots:
 
     def offer(self, account: Account) -> None:
         """Promise what is free to whoever waits longest; tell those who wait for any news."""
-        queue = self._queues.get(account)
+        queue = self._queues.get(account) if self._queues else None
         if queue is None:
             return
         waiting: deque[tuple[asyncio.Future[_News], int]] = deque()

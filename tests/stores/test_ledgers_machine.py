@@ -140,7 +140,7 @@ class Machine(RuleBasedStateMachine):
         if call.open:
             call.now, call.open = truth, False
 
-    @rule(seconds=st.sampled_from([0.0, 0.004, 1.0, 30.0, 59.0, 61.0, 40_000.0]))
+    @rule(seconds=st.sampled_from([0.0, 1 / 256, 1.0, 30.0, 59.0, 61.0, 40_000.0]))
     def wait(self, seconds: float) -> None:
         self.run(self.bench.advance(seconds))
         for charge in self.model:
