@@ -73,6 +73,7 @@ format: setup ## Rewrite the sources in the house format
 .PHONY: bench
 bench: setup ## Measure the rungs and figures (BENCH_ARGS="--quick" for a short run)
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
+	@$(BIN)/python -m benchmarks.limits
 
 .PHONY: bundle
 bundle: setup ## Regenerate the committed Envoy bundle in envoy/

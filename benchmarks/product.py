@@ -10,9 +10,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks import envoy
 from benchmarks.processes import HOST, Child, StartError, free_port, running, wait_path, wait_port
@@ -47,7 +48,7 @@ def available() -> bool:
     return (ROOT / "extproc" / "cli.py").is_file()
 
 
-def config(port: int, admin_port: int, json_port: int, sse_port: int) -> dict[str, object]:
+def config(port: int, admin_port: int, json_port: int, sse_port: int) -> dict[str, Any]:
     """Return the configuration: every feature on, no limit low enough to refuse the load."""
 
     def model(provider: str) -> dict[str, object]:
@@ -55,7 +56,7 @@ def config(port: int, admin_port: int, json_port: int, sse_port: int) -> dict[st
         return {"strategy": "priority", "targets": [target]}
 
     many = 10_000_000
-    wanted: dict[str, object] = {
+    wanted: dict[str, Any] = {
         "server": {"host": HOST, "port": port, "drain_seconds": 1},
         "admin": {"host": HOST, "port": admin_port},
         "state": {"dir": STATE, "store": "memory"},
@@ -84,15 +85,27 @@ def config(port: int, admin_port: int, json_port: int, sse_port: int) -> dict[st
 
 
 @contextlib.contextmanager
-def product(run: Path, json_port: int, sse_port: int) -> Iterator[Product]:
-    """Run the product below `run`; yield it when its gateway port answers."""
+def product(
+    run: Path,
+    json_port: int,
+    sse_port: int,
+    name: str = "product",
+    change: Callable[[dict[str, Any]], None] | None = None,
+) -> Iterator[Product]:
+    """Run the product below `run`; yield it when its gateway port answers.
+
+    `change` is shown the configuration before it is written.
+    """
     if not available():
         raise StartError("extproc/cli.py is not there yet")
-    home = run / "product"
+    home = run / name
     envoy_home = home / STATE / ENVOY
     envoy_home.mkdir(parents=True, mode=0o700)
     port, admin_port = free_port(), free_port()
-    (home / CONFIG).write_text(json.dumps(config(port, admin_port, json_port, sse_port), indent=1))
+    wanted = config(port, admin_port, json_port, sse_port)
+    if change is not None:
+        change(wanted)
+    (home / CONFIG).write_text(json.dumps(wanted, indent=1))
     _command(home, "bundle", "--out", f"{STATE}/{ENVOY}")
     created = _command(home, "keys", "create", "--tier", "enterprise", "--name", "bench")
     key = next((word for word in created.split() if word.startswith("sk_")), "")

@@ -26,7 +26,7 @@ NAMES = {
 }
 NO_OPS = {3: "lane", 7: "grpcio"}
 PEERS = frozenset({5, 6})
-PATH = "/v1/chat/completions"
+BENCH_PATH = "/v1/chat/completions"
 MODEL = "bench-model"
 PROBE_SECONDS = 30.0
 
@@ -65,15 +65,15 @@ def start(
 
     Returns the rungs that answer by number, and by number why the others do not.
     """
-    mocks = stack.enter_context(_mocks(run))
+    upstream = stack.enter_context(mocks(run))
     makers: dict[int, Callable[[], contextlib.AbstractContextManager[Rung]]] = {
-        1: lambda: _direct(mocks),
-        2: lambda: _bare(run, mocks),
-        3: lambda: _noop(3, run, mocks),
-        4: lambda: _product(run, mocks),
-        5: lambda: _litellm(bench, run, mocks),
-        6: lambda: _portkey(bench, run, mocks),
-        7: lambda: _noop(7, run, mocks),
+        1: lambda: _direct(upstream),
+        2: lambda: _bare(run, upstream),
+        3: lambda: _noop(3, run, upstream),
+        4: lambda: _product(run, upstream),
+        5: lambda: _litellm(bench, run, upstream),
+        6: lambda: _portkey(bench, run, upstream),
+        7: lambda: _noop(7, run, upstream),
     }
     up: dict[int, Rung] = {}
     skipped: dict[int, str] = {}
@@ -123,7 +123,7 @@ def _post(rung: Rung, url: str, model: str, headers: Mapping[str, str]) -> bytes
 
 
 def _url(port: int) -> str:
-    return f"http://{HOST}:{port}{PATH}"
+    return f"http://{HOST}:{port}{BENCH_PATH}"
 
 
 @contextlib.contextmanager
@@ -143,7 +143,8 @@ _ENV = {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
 
 
 @contextlib.contextmanager
-def _mocks(run: Path) -> Iterator[Mocks]:
+def mocks(run: Path) -> Iterator[Mocks]:
+    """Run both upstreams."""
     json_port, sse_port = free_port(), free_port()
     argv = _python("mock", "--port", str(sse_port))
     with (
