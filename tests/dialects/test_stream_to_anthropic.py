@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from anthropic.types import RawMessageStreamEvent
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
@@ -84,6 +84,7 @@ CHUNK = st.fixed_dictionaries(
 )
 
 
+@settings(max_examples=40)  # drawing them costs more than what is tested
 @given(st.lists(CHUNK, min_size=1))
 def test_chunks_of_any_shape_are_survived(made: list[Any]) -> None:
     """Fields that are missing or of a wrong type are read as nothing; the order holds."""

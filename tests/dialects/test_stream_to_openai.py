@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletionChunk
 
@@ -129,6 +129,7 @@ FIELDS = st.dictionaries(
 KINDS = ["message_start", "content_block_start", "content_block_delta", "content_block_stop"]
 
 
+@settings(max_examples=40)  # drawing them costs more than what is tested
 @given(st.lists(st.tuples(st.sampled_from([*KINDS, "message_delta", "error", "x"]), FIELDS)))
 def test_events_of_any_shape_are_survived(made: list[tuple[str, dict[str, Any]]]) -> None:
     """Fields that are missing or of a wrong type are read as nothing."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
@@ -431,23 +430,6 @@ def test_what_no_translation_is_for_is_refused(
     assert refused.status_code == 400
     assert refused.json()["error"]["type"] == "invalid_request_error"
     assert stack.sim_log("a") == stack.sim_log("claude") == []
-
-
-def test_the_other_transport_carries_translations_too(fresh_stack: Callable[..., Stack]) -> None:
-    """grpcio, which remote processors use: documents and streams in both directions."""
-    stack = fresh_stack(change=lambda config: config["server"].update(transport="grpcio"))
-    key = stack.create_key("grpcio")
-    with OpenAI(base_url=f"{stack.base}/v1", api_key=key, max_retries=0) as chat:
-        plain = chat.chat.completions.create(model="claude", messages=SAID)
-        assert plain.choices[0].message.content.split() == WORDS
-        chunks = chat.chat.completions.create(model="claude", messages=SAID, stream=True)
-        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
-        assert text.split() == WORDS
-    with Anthropic(base_url=stack.base, api_key=key, max_retries=0) as claude:
-        fields: Any = {"model": "gpt-4o-mini", "max_tokens": 50, "messages": SAID}
-        assert claude.messages.create(**fields).content[0].text.split() == WORDS
-        with claude.messages.stream(**fields) as streamed:
-            assert streamed.get_final_text().split() == WORDS
 
 
 def test_a_large_conversation_is_translated(stack: Stack, chat: OpenAI, claude: Anthropic) -> None:
