@@ -9,8 +9,9 @@ import logging
 from typing import Final
 
 from extproc import wire
+from extproc.domain import FailedAttempt
 from extproc.inflight import InFlight
-from extproc.pipeline import Gateway, settle
+from extproc.pipeline import Gateway, attempt_failed, settle
 from extproc.ports import UsageLog
 
 log: Final = logging.getLogger(__name__)
@@ -29,6 +30,9 @@ class AccessLog:
         outcomes = []
         try:
             for entry in wire.log_entries(raw):
+                if isinstance(entry, FailedAttempt):
+                    attempt_failed(self._gateway, entry)
+                    continue
                 outcome = settle(self._gateway, entry)
                 if outcome is not None:
                     outcomes.append(outcome)

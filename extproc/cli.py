@@ -22,7 +22,9 @@ from extproc.commands.options import BadInput, Failed, config_option, load_confi
 
 _ELSEWHERE: Final = {
     "bundle": "extproc.commands.bundle",
+    "explain": "extproc.commands.explain",
     "keys": "extproc.commands.keys",
+    "prices": "extproc.commands.prices",
     "token": "extproc.commands.token",
     "usage": "extproc.commands.usage",
 }

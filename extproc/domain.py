@@ -7,7 +7,7 @@ libraries, files, clocks or the event loop.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, TypeAlias
 
@@ -121,6 +121,9 @@ class Span:
     stop: int
 
 
+NOTHING_SPECIAL: frozenset[str] = frozenset()
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """A validated request body, read but not re-serialised.
@@ -131,6 +134,7 @@ class Call:
     `max_output_tokens` is the caller's bound per choice, None where absent.
     `limit_spans` cover the JSON values of every bound of output there is in the body.
     `text_bytes` is the size of what a tokenizer would see (the whole body is an upper bound).
+    `needs` names what a target must be able to do beyond text: `tools`, `images`, `json_schema`.
     """
 
     endpoint: Endpoint
@@ -144,20 +148,37 @@ class Call:
     choices: int
     text_bytes: int
     limit_spans: tuple[Span, ...] = ()
+    needs: frozenset[str] = NOTHING_SPECIAL
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """Whole pico-USD (1e-12 USD) per token."""
+    """Whole pico-USD (1e-12 USD) per token.
+
+    A prompt of more than `above_tokens` is charged at `above` from its first token on, answer
+    included, as the providers of long contexts do; 0 and None where there is one price.
+    """
 
     input: int
     output: int
     cached_input: int
+    above_tokens: int = 0
+    above: Price | None = None
+
+    def of(self, input_tokens: int) -> Price:
+        """Return the price that a prompt of so many tokens has."""
+        if self.above is None or input_tokens <= self.above_tokens:
+            return self
+        return self.above
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One place that can serve a model: an Envoy cluster and the model's name there."""
+    """One place that can serve a model: an Envoy cluster and the model's name there.
+
+    `lacks` names what it cannot do, of what a call may need, and as `/name` the endpoints it has
+    not; what nobody wrote down is taken as possible. `key` is what its health is kept under.
+    """
 
     provider: str
     model: str
@@ -165,6 +186,12 @@ class Target:
     price: Price | None
     max_retries: int = 0
     dialect: Dialect = "openai"
+    context_window: int | None = field(default=None, compare=False)
+    lacks: frozenset[str] = field(default=NOTHING_SPECIAL, compare=False)
+    key: str = field(default="", init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", f"{self.provider}/{self.model}")
 
     def __hash__(self) -> int:
         # Because plans are looked up per call: two strings keep their hash, the rest does not.
@@ -188,21 +215,31 @@ def caller_of(cluster: str) -> Dialect:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A public model name and the ordered targets behind it."""
+    """A public model name and the ordered targets behind it.
+
+    `sticky`: a weighted draw is the key's, not the call's. `fallback` names the models that take
+    over a call whose prompt fits no target's context window.
+    """
 
     name: str
     strategy: str
     targets: tuple[Target, ...]
     max_output_tokens: int = 4096  # of a call that gives none, where a limit counts them
     strict: bool = False  # refuse what a translation would lose
+    sticky: bool = False
+    fallback: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What Envoy executes: attempt n goes to target n, `timeout_ms` bounds them all together."""
+    """What Envoy executes: attempt n goes to target n, `timeout_ms` bounds them all together.
+
+    `first_byte_ms` bounds how long one attempt may take to begin its answer; None: no such bound.
+    """
 
     attempts: tuple[Target, ...]
     timeout_ms: int
+    first_byte_ms: int | None = None
 
 
 def once(attempts: tuple[Target, ...]) -> tuple[Target, ...]:
@@ -264,6 +301,22 @@ class LogEntry:
     usage: str
     events: int
     done: bool
+    first_downstream_tx_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FailedAttempt:
+    """One attempt that a provider did not answer well, as Envoy logs it when it ends.
+
+    `status` is 0 where there was no answer, `flags` why; the last two are the answer's own words.
+    """
+
+    provider: str
+    model: str
+    status: int
+    flags: tuple[str, ...]
+    retry_after: str
+    resets: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,16 @@ from typing import Final
 GRACE_S: Final = 5.0  # after its time limit a call is ended by Envoy and its entry flushed
 
 
+def _nothing() -> None:
+    """Do nothing at a call's end."""
+
+
 class InFlight:
     """A set of ids that forgets each at its deadline, so a lost log entry cannot hold a drain."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._deadlines: dict[str, float] = {}
+        self._deadlines: dict[str, tuple[float, Callable[[], None]]] = {}
         self._emptied = asyncio.Event()
         self._emptied.set()
 
@@ -27,21 +31,26 @@ class InFlight:
     def __contains__(self, call_id: str) -> bool:
         return call_id in self._deadlines
 
-    def add(self, call_id: str, deadline: float) -> None:
-        """Note a planned call; `deadline` is when Envoy ends it, in the clock's seconds."""
-        self._deadlines[call_id] = deadline + GRACE_S
+    def add(self, call_id: str, deadline: float, *, ended: Callable[[], None] = _nothing) -> None:
+        """Note a planned call; `deadline` is when Envoy ends it, in the clock's seconds.
+
+        `ended` is called once, when it is settled or overdue.
+        """
+        self._deadlines[call_id] = deadline + GRACE_S, ended
         self._emptied.clear()
 
     def settled(self, call_id: str) -> None:
         """Forget a call whose entry came; one not known, planned by an earlier process, is fine."""
-        self._deadlines.pop(call_id, None)
+        noted = self._deadlines.pop(call_id, None)
+        if noted is not None:
+            noted[1]()
         if not self._deadlines:
             self._emptied.set()
 
     def expire(self) -> int:
         """Forget the overdue ones and return how many there were."""
         now = self._clock()
-        overdue = [call_id for call_id, deadline in self._deadlines.items() if deadline <= now]
+        overdue = [call_id for call_id, (at, _) in self._deadlines.items() if at <= now]
         for call_id in overdue:
             self.settled(call_id)
         return len(overdue)

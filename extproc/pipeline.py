@@ -18,7 +18,9 @@ from extproc.domain import (
     Call,
     Continue,
     Dialect,
+    Ended,
     Endpoint,
+    FailedAttempt,
     Forward,
     Head,
     LogEntry,
@@ -31,7 +33,9 @@ from extproc.errors import Denied
 from extproc.limits import Grant, Settlement
 from extproc.policies import models, routing, strictness
 from extproc.policies.client_ip import client_address
+from extproc.policies.cooling import cool_s
 from extproc.policies.estimate import Estimator
+from extproc.policies.health import Health, is_failure
 from extproc.policies.reserve import ask_for, subjects_of
 from extproc.policies.trace import read as read_trace
 from extproc.ports import Identify, Ledger, Observer, Tracer
@@ -40,6 +44,8 @@ from extproc.settlement import settle as settle_entry
 from extproc.settlement import settlement_of
 from extproc.snapshot import Snapshot
 
+TIMED_OUT: Final = "upstream_request_timeout"  # Envoy's flag of the limit of all attempts
+_TIMEOUT_KIND: Final[dict[str, str]] = {o.name: o.timeout_kind for o in ENDPOINTS.values()}
 DIALECTS: Final = {"anthropic": anthropic, "openai": openai}
 VERSION_HEADER: Final = "anthropic-version"
 # What is kept of a client's choosing, but for what looks like a key: ids are stored and logged.
@@ -52,7 +58,8 @@ NO_GRANT: Final = Grant(0, ())
 class Gateway:
     """What every call needs; `snapshot` is replaced whole on reload.
 
-    `clock` is unix seconds, `new_id` gives unguessable ids, `draw` is uniform in [0, 1).
+    `clock` is unix seconds, `steady` seconds that never jump, `new_id` gives unguessable ids,
+    `draw` is uniform in [0, 1).
     """
 
     snapshot: Snapshot
@@ -60,7 +67,9 @@ class Gateway:
     observer: Observer
     ledger: Ledger
     estimator: Estimator
+    health: Health
     clock: Callable[[], float]
+    steady: Callable[[], float]
     new_id: Callable[[], str]
     draw: Callable[[], float]
     tracer: Tracer | None = None  # None: nobody asked for spans
@@ -106,14 +115,27 @@ async def identify(gateway: Gateway, head: Head, request_id: str) -> Identified 
     principal = await gateway.identity.authenticate(head.headers, gateway.clock())
     if endpoint is None:
         return models.listing(snapshot, principal, head.path, dialect_of(head))
-    if not principal.may_use_endpoint(endpoint.name):
-        raise Denied("permission_denied", f"This key may not use the endpoint {head.path}.")
+    _may_use(principal, endpoint, head)
     if head.ends:
         raise Denied("invalid_request_error", "The request body is empty.")
     length = head.headers.get("content-length", "")
     if length.isdecimal() and int(length[:20]) > snapshot.max_request_bytes:
         raise _too_large(snapshot)
     return Identified(head, endpoint, principal, request_id, snapshot)
+
+
+def endpoint_of(head: Head, principal: Principal) -> Endpoint:
+    """Return the endpoint a caller may call so. Raises Denied."""
+    endpoint = ENDPOINTS.get((head.method, head.path))
+    if endpoint is None:
+        raise Denied("not_found", "Unknown request URL.")
+    _may_use(principal, endpoint, head)
+    return endpoint
+
+
+def _may_use(principal: Principal, endpoint: Endpoint, head: Head) -> None:
+    if not principal.may_use_endpoint(endpoint.name):
+        raise Denied("permission_denied", f"This key may not use the endpoint {head.path}.")
 
 
 def greet(identified: Identified) -> Continue:
@@ -131,7 +153,17 @@ async def admit(gateway: Gateway, identified: Identified, body: bytes) -> Forwar
     dialect = DIALECTS[identified.endpoint.dialect]
     call = dialect.read(identified.endpoint, body)
     principal = identified.principal
-    plan = routing.plan(snapshot, identified.head, principal, call, gateway.draw())
+    ask = routing.ask_for(
+        snapshot,
+        identified.head,
+        principal,
+        call,
+        estimator=gateway.estimator,
+        health=gateway.health,
+        now=gateway.steady(),
+        draw=gateway.draw(),
+    )
+    plan = routing.plan(snapshot, identified.head, ask)
     if snapshot.models[call.model].strict:
         caller = identified.endpoint.dialect
         plan = strictness.enforce(plan, caller, lambda: DIRECTIONS[caller].request(body, "").lossy)
@@ -188,10 +220,43 @@ def settle(gateway: Gateway, entry: LogEntry) -> Outcome | None:
         return None
     outcome = settle_entry(entry, record, gateway.estimator)
     gateway.ledger.settle(settlement_of(outcome, record))
+    kind = "streaming" if outcome.stream else _TIMEOUT_KIND.get(outcome.endpoint, "completion")
+    _learn(gateway.health, outcome, gateway.snapshot.timeout_ms[kind], gateway.steady())
     gateway.observer.settled(outcome)
     if gateway.tracer is not None and (trace := read_trace(record.trace)) is not None:
         gateway.tracer.settled(trace, outcome)
     return outcome
+
+
+def attempt_failed(gateway: Gateway, attempt: FailedAttempt) -> None:
+    """Hold an attempt that a provider failed against it; what was the caller's doing is not."""
+    if not is_failure(attempt.status, attempt.flags):
+        return
+    cool = cool_s(attempt.retry_after, attempt.resets, gateway.clock())
+    key = f"{attempt.provider}/{attempt.model}"
+    gateway.health.failed(key, gateway.steady(), cool)
+
+
+def _learn(health: Health, outcome: Outcome, limit_ms: int, now: float) -> None:
+    """Note a good answer, and one that took all the time there is.
+
+    Other failures have been noted as they happened; of a time limit that a caller lowered below
+    `limit_ms` nothing is held against the provider.
+    """
+    key = f"{outcome.provider}/{outcome.served_model}"
+    if outcome.ended is not Ended.FINISHED:
+        if TIMED_OUT in outcome.flags and outcome.duration_ms >= limit_ms:
+            health.failed(key, now, 0)
+        return
+    target = health.at(key)
+    target.breaker.succeeded()
+    usage = outcome.usage
+    if outcome.ttft_ms is not None and outcome.stream:
+        target.streamed(outcome.ttft_ms, outcome.duration_ms - outcome.ttft_ms, usage.output)
+    elif not outcome.stream:
+        target.answered(outcome.duration_ms, usage.output)
+    if usage.input:
+        target.cached(usage.cached_input / usage.input)
 
 
 def _too_large(snapshot: Snapshot) -> Denied:

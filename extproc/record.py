@@ -16,11 +16,15 @@ from extproc.limits import Hold
 
 
 class Attempt(msgspec.Struct, array_like=True, frozen=True):
-    """One planned target; prices in pico-USD per token, None where unknown."""
+    """One planned target; prices in pico-USD per token, None where unknown.
+
+    `price` is input, output, cached input; `above` the same of long prompts after their threshold.
+    """
 
     provider: str
     model: str
     price: tuple[int, int, int] | None
+    above: tuple[int, int, int, int] | None = None
 
 
 class Record(msgspec.Struct, array_like=True, frozen=True):
@@ -79,6 +83,7 @@ def _shared(  # noqa: PLR0917 (the cache's key is its arguments)
             (target.price.input, target.price.output, target.price.cached_input)
             if target.price
             else None,
+            _above(target.price),
         )
         for target in once(targets)
     ]
@@ -95,4 +100,15 @@ def decode(text: str) -> Record:
 
 def price_of(attempt: Attempt) -> Price | None:
     """Return the attempt's price as planned."""
-    return Price(*attempt.price) if attempt.price else None
+    if attempt.price is None:
+        return None
+    if attempt.above is None:
+        return Price(*attempt.price)
+    return Price(*attempt.price, attempt.above[0], Price(*attempt.above[1:]))
+
+
+def _above(price: Price | None) -> tuple[int, int, int, int] | None:
+    if price is None or price.above is None:
+        return None
+    above = price.above
+    return price.above_tokens, above.input, above.output, above.cached_input

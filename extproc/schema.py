@@ -19,6 +19,7 @@ from extproc.addresses import is_local
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024  # Envoy buffers the whole body for retries
 _UNITS_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION: Final = re.compile(r"^(\d+(?:\.\d+)?)(ms|s|m|h|d)$")
+STRATEGIES: Final = ("priority", "weighted", "fastest", "cheapest")
 MAX_USD: Final = 1_000_000_000  # Redis counts to 9 million: the nearer limit holds there
 MAX_COUNT: Final = 2**53 - 1  # what Redis' scripts count exactly
 MAX_RATE: Final = 1_000_000_000  # from one a microsecond on, the resolution, it limits no more
@@ -232,10 +233,18 @@ class Limits(_Section):
     per_tenant: Tier | None = None
 
 
-class Prices(_Section):
+class TierPrices(_Section):
     input: UsdPerMillion
     output: UsdPerMillion = Decimal(0)
     cached_input: UsdPerMillion | None = None
+
+
+class LongPrices(TierPrices):
+    tokens: Annotated[int, Field(ge=1)]  # a prompt of more than these has these prices
+
+
+class Prices(TierPrices):
+    above: LongPrices | None = None
 
 
 class Provider(_Section):
@@ -253,12 +262,32 @@ class TargetConfig(_Section):
     model: Annotated[str, Field(max_length=256, pattern=r'^[^"\\\x00-\x1f\x7f]+$')]
     weight: Annotated[int, Field(ge=0, le=1_000_000)] = 1
     usd_per_million: Prices | None = None
+    # What is not written is taken as possible, because the provider knows better than a guess.
+    context_window: Annotated[int, Field(ge=1)] | None = None  # tokens, prompt and answer
+    tools: bool = True
+    images: bool = True
+    json_schema: bool = True
+    endpoints: tuple[Literal["chat", "completions", "embeddings", "responses"], ...] | None = None
+
+
+class Fallbacks(_Section):
+    context_window: tuple[str, ...] = ()  # models for prompts too long for every target
+
+
+def _strategy(value: object) -> object:
+    if value == "semantic":
+        raise ValueError("semantic is not available yet; legal: " + ", ".join(STRATEGIES))
+    return value
 
 
 class ModelConfig(_Section):
-    strategy: Literal["priority", "weighted"] = "priority"
+    strategy: Annotated[
+        Literal["priority", "weighted", "fastest", "cheapest"], BeforeValidator(_strategy)
+    ] = "priority"
+    sticky: bool = False  # a weighted draw is the key's, not the call's
     strict: bool = False  # refuse calls that a translation between dialects would change
     targets: Annotated[tuple[TargetConfig, ...], Field(min_length=1, max_length=16)]
+    fallbacks: Fallbacks = Fallbacks()
     # Reserved, and set as the call's bound, where a limit counts tokens or money and it has none.
     max_output_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] = 4096
 
@@ -268,6 +297,21 @@ class Timeouts(_Section):
     completion: Seconds
     streaming: Seconds
     connect: Seconds
+    first_token: Seconds
+    idle: Seconds
+
+
+class BreakerConfig(_Section):
+    failures: Annotated[int, Field(ge=1, le=1000)]
+    window: Seconds
+    open_min: Seconds
+    open_max: Seconds
+
+    @model_validator(mode="after")
+    def _ordered(self) -> BreakerConfig:
+        if self.open_max < self.open_min:
+            raise ValueError("open_max must be at least open_min")
+        return self
 
 
 class Observability(_Section):
@@ -289,6 +333,7 @@ class Config(_Section):
     providers: dict[ProviderName, Provider]
     models: dict[str, ModelConfig]
     timeouts: Timeouts
+    breaker: BreakerConfig
     observability: Observability
 
     @model_validator(mode="after")
@@ -303,13 +348,7 @@ class Config(_Section):
                     f"{path}: no tier {tier!r}; legal: {', '.join(sorted(self.tiers))}"
                 )
         for name, model in self.models.items():
-            for index, target in enumerate(model.targets):
-                if target.provider not in self.providers:
-                    legal = ", ".join(sorted(self.providers)) or "none is configured"
-                    where = f"models.{name}.targets[{index}].provider"
-                    raise ValueError(f"{where}: no provider {target.provider!r}; legal: {legal}")
-            if model.strategy == "weighted" and not any(t.weight for t in model.targets):
-                raise ValueError(f"models.{name}.targets: every weight is 0; one must be more")
+            self._model(f"models.{name}", name, model)
         if self.state.store == "redis" and self.state.redis is None:
             raise ValueError("state.redis: write {url: redis://HOST:PORT/0} for state.store: redis")
         if self.server.workers > 1 and self.state.store == "memory":
@@ -317,3 +356,21 @@ class Config(_Section):
         if self.server.workers > 1:
             raise ValueError("server.workers: more than 1 worker is not built yet; legal: 1")
         return self
+
+    def _model(self, path: str, name: str, model: ModelConfig) -> None:
+        for index, target in enumerate(model.targets):
+            where = f"{path}.targets[{index}]"
+            if target.provider not in self.providers:
+                legal = ", ".join(sorted(self.providers)) or "none is configured"
+                raise ValueError(
+                    f"{where}.provider: no provider {target.provider!r}; legal: {legal}"
+                )
+            if model.strategy == "cheapest" and target.usd_per_million is None:
+                raise ValueError(
+                    f"{where}.usd_per_million: the strategy cheapest needs every price"
+                )
+        if model.strategy == "weighted" and not any(t.weight for t in model.targets):
+            raise ValueError(f"{path}.targets: every weight is 0; one must be more")
+        for other in model.fallbacks.context_window:
+            if other == name or other not in self.models:
+                raise ValueError(f"{path}.fallbacks.context_window: {other!r} is not another model")

@@ -14,25 +14,32 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 from extproc import __version__
 from extproc.accesslog import AccessLog
 from extproc.admin.app import Readiness, create_app
 from extproc.admin.envoy import envoy_config_status
+from extproc.admin.explain import Explaining
 from extproc.admin.keys import KeyAdmin
 from extproc.admin.server import AdminServer
 from extproc.admin.server import start as start_admin
+from extproc.domain import Head
+from extproc.explain import explain, principal_of
 from extproc.identity import Authenticator
 from extproc.inflight import InFlight
 from extproc.keyring import Keyring, open_key_store
 from extproc.pipeline import Gateway
 from extproc.places import Places
+from extproc.policies.breaker import Rules
 from extproc.policies.estimate import Estimator
+from extproc.policies.health import Health
 from extproc.schema import Config
 from extproc.service import Processor
 from extproc.snapshot import compile_snapshot
 from extproc.stores.journal import Journal
+from extproc.stores.keys import KeyStore
 from extproc.stores.memory import MemoryLedger
 from extproc.stores.redis_ledger import RedisLedger
 from extproc.stores.usage_log import SqliteUsageLog
@@ -85,6 +92,9 @@ class Server:
         await self._keys.poll()
         self._usage_log = SqliteUsageLog(places.ledger, self.metrics)
         self._inflight = InFlight(time.time)
+        written = config.breaker
+        health = Health(Rules(written.failures, written.window, written.open_min, written.open_max))
+        self.metrics.watch_breakers(health.worst)
         self._ledger = self._open_ledger()
         await self._ledger.start()
         self._tracing = self._open_tracing()
@@ -94,7 +104,9 @@ class Server:
             observer=self.metrics,
             ledger=self._ledger,
             estimator=Estimator(),
+            health=health,
             clock=time.time,
+            steady=time.monotonic,
             new_id=_new_id,
             draw=random.random,
             tracer=self._tracing,
@@ -114,6 +126,7 @@ class Server:
             metrics=self.metrics.expose,
             version=__version__,
             keys=KeyAdmin(store, frozenset(config.tiers), time.time, os.urandom, self._keys_error),
+            explaining=Explaining(partial(self._explain, gateway, store), health.states),
             token=config.admin.token,
             env=self._env,
         )
@@ -189,6 +202,13 @@ class Server:
         from extproc.telemetry.tracing import Tracing  # noqa: PLC0415
 
         return Tracing(written.otlp_endpoint, written.trace_ratio, self.metrics)
+
+    async def _explain(
+        self, gateway: Gateway, store: KeyStore, key_id: str | None, head: Head, body: bytes
+    ) -> dict[str, Any]:
+        record = None if key_id is None else await asyncio.to_thread(store.get, key_id)
+        principal = principal_of(record, self._config.auth.anonymous_tier)
+        return explain(gateway, principal, head, body)
 
     def _address(self) -> str:
         return self._config.server.processor_address or f"unix:{self._places.processor_socket}"

@@ -135,7 +135,11 @@ class Exchange:
         identified = self._identified
         assert identified is not None
         forward = await admit(self._gateway, identified, body)
-        self._inflight.add(forward.id, self._gateway.clock() + forward.plan.timeout_ms / 1000)
+        gateway = self._gateway
+        arrived = gateway.health.planned(forward.plan.attempts, gateway.steady())
+        self._inflight.add(
+            forward.id, gateway.clock() + forward.plan.timeout_ms / 1000, ended=arrived
+        )
         if self._trace is not None and self._gateway.tracer is not None:
             self._gateway.tracer.admitted(self._trace, self._began, self._gateway.clock())
         return wire.encode_forward(forward, record.encode(forward, written(self._trace)))

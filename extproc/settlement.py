@@ -110,4 +110,6 @@ def _usage(entry: LogEntry, record: Record, ended: Ended, estimator: Estimator) 
 def _ttft_ms(entry: LogEntry) -> int | None:
     if entry.first_chunk_ms is None or entry.first_upstream_rx_ms is None:
         return None
-    return round(entry.first_upstream_rx_ms + entry.first_chunk_ms)
+    # Headers may have come long before, and were held until there was something to send.
+    received = entry.first_upstream_rx_ms + entry.first_chunk_ms
+    return round(max(received, entry.first_downstream_tx_ms or 0.0))

@@ -12,9 +12,10 @@ from types import MappingProxyType
 
 from extproc.domain import PICO_USD_PER_USD, Model, Price, Target
 from extproc.limits import Tier
-from extproc.schema import Config, Prices
+from extproc.schema import Config, Prices, TargetConfig, TierPrices
 from extproc.tiers import compile_tiers
 
+_ENDPOINTS = ("chat", "completions", "embeddings", "responses")
 _PICO_USD_PER_TOKEN = PICO_USD_PER_USD // 1_000_000  # of 1 USD per million tokens
 
 
@@ -28,6 +29,7 @@ class Snapshot:
     started_at: int  # unix seconds: the `created` of every listed model
     tiers: Mapping[str, Tier]
     trusted_hops: int
+    first_token_ms: int = 20_000
 
 
 def compile_snapshot(config: Config, now: float) -> Snapshot:
@@ -42,11 +44,19 @@ def compile_snapshot(config: Config, now: float) -> Snapshot:
                 price=price_of(target.usd_per_million),
                 max_retries=config.providers[target.provider].max_retries,
                 dialect=config.providers[target.provider].dialect,
+                context_window=target.context_window,
+                lacks=lacks(target),
             )
             for target in written.targets
         )
         models[name] = Model(
-            name, written.strategy, targets, written.max_output_tokens, strict=written.strict
+            name,
+            written.strategy,
+            targets,
+            written.max_output_tokens,
+            strict=written.strict,
+            sticky=written.sticky,
+            fallback=written.fallbacks.context_window,
         )
     timeouts = config.timeouts
     return Snapshot(
@@ -60,17 +70,32 @@ def compile_snapshot(config: Config, now: float) -> Snapshot:
             }
         ),
         started_at=int(now),
+        first_token_ms=max(1, round(timeouts.first_token * 1000)),
         tiers=compile_tiers(config),
         trusted_hops=config.server.trusted_hops,
     )
+
+
+def lacks(written: TargetConfig) -> frozenset[str]:
+    """Name what a target cannot do: needs of a call, and endpoints with a slash before them."""
+    missing = {name for name in ("tools", "images", "json_schema") if not getattr(written, name)}
+    if written.endpoints is not None:
+        missing |= {f"/{name}" for name in _ENDPOINTS if name not in written.endpoints}
+    return frozenset(missing)
 
 
 def price_of(written: Prices | None) -> Price | None:
     """Convert USD per million tokens to whole pico-USD per token, exactly."""
     if written is None:
         return None
+    if written.above is None:
+        return Price(*_picos(written))
+    return Price(*_picos(written), written.above.tokens, Price(*_picos(written.above)))
+
+
+def _picos(written: TierPrices) -> tuple[int, int, int]:
     cached = written.input if written.cached_input is None else written.cached_input
-    return Price(_pico(written.input), _pico(written.output), _pico(cached))
+    return _pico(written.input), _pico(written.output), _pico(cached)
 
 
 def _pico(usd_per_million: Decimal) -> int:

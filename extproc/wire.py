@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 from extproc.domain import (
     Continue,
     Dialect,
+    FailedAttempt,
     Forward,
     Head,
     LogEntry,
@@ -25,10 +26,13 @@ from extproc.domain import (
     Target,
     cluster_of,
     once,
+    provider_of,
 )
 from extproc.pb import als_pb2, core_pb2, ext_proc_pb2
 
 OVERWRITE: Final = core_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+MODEL_HEADER: Final = "x-upstream-model"  # on every attempt's request: its target's name
+RESETS_HEADER: Final = "x-llm-resets"  # on its answer, as `policies.cooling` reads it
 NAMESPACE: Final = b"llm"  # dynamic metadata for Envoy's router: the plan
 CALL: Final = b"llm.call"  # for the filters, which read all of a namespace or nothing; and the log
 SERVED: Final = b"llm.served"  # the model's name at the provider, for the response header
@@ -139,7 +143,7 @@ def encode_forward(forward: Forward, record: bytes) -> bytes:
     if forward.headers:
         limits = [_limit(name, value) for name, value in forward.headers]
         metadata += _struct(LIMITS, b"".join(limits))
-    headers = _sending(len(plan.attempts) - 1, plan.timeout_ms)
+    headers = _sending(len(plan.attempts) - 1, plan.timeout_ms, plan.first_byte_ms)
     body = forward.body
     if body is None:
         common = _message(2, headers) + _CLEAR_ROUTE_CACHE
@@ -255,14 +259,21 @@ def _limit(name: str, value: bytes) -> bytes:
 
 
 @lru_cache(maxsize=4096)
-def _sending(retries: int, timeout_ms: int) -> bytes:
+def _sending(retries: int, timeout_ms: int, first_byte_ms: int | None) -> bytes:
     """Encode the headers that tell Envoy how often and how long to try."""
     times = _header(b"x-envoy-max-retries", b"%d" % retries)
-    return times + _header(b"x-envoy-upstream-rq-timeout-ms", b"%d" % timeout_ms)
+    times += _header(b"x-envoy-upstream-rq-timeout-ms", b"%d" % timeout_ms)
+    if first_byte_ms is None:
+        return times
+    # Envoy lets go of this limit once the answer has begun.
+    return times + _header(b"x-envoy-upstream-rq-per-try-timeout-ms", b"%d" % first_byte_ms)
 
 
-def log_entries(raw: bytes) -> Iterator[LogEntry]:
-    """Read the planned calls of one StreamAccessLogsMessage. Raises Malformed."""
+def log_entries(raw: bytes) -> Iterator[LogEntry | FailedAttempt]:
+    """Read the planned calls and failed attempts of one StreamAccessLogsMessage.
+
+    Raises Malformed.
+    """
     message = als_pb2.StreamAccessLogsMessage()
     try:
         message.ParseFromString(raw)
@@ -272,22 +283,21 @@ def log_entries(raw: bytes) -> Iterator[LogEntry]:
         common = entry.common_properties
         metadata = common.metadata.filter_metadata
         if CALL_NAMESPACE not in metadata:
+            if MODEL_HEADER in entry.request.request_headers:
+                yield _failed_attempt(entry)
             continue
         call = metadata[CALL_NAMESPACE].fields
         if "record" not in call:
             continue
         record: str = call["record"].string_value
         probe = metadata[STREAM_NAMESPACE].fields if STREAM_NAMESPACE in metadata else {}
-        flags: tuple[str, ...] = ()
-        if common.HasField("response_flags"):
-            flags = tuple(sorted(field.name for field, _ in common.response_flags.ListFields()))
         yield LogEntry(
             record=record,
             request_id=entry.request.request_id,
             status=entry.response.response_code.value,
             cluster=common.upstream_cluster,
             attempts=common.upstream_request_attempt_count,
-            flags=flags,
+            flags=_flags(common),
             start_ms=common.start_time.seconds * 1000 + common.start_time.nanos // 1_000_000,
             duration_ms=_duration_ms(common, "duration") or 0.0,
             first_upstream_tx_ms=_duration_ms(common, "time_to_first_upstream_tx_byte"),
@@ -298,7 +308,27 @@ def log_entries(raw: bytes) -> Iterator[LogEntry]:
             usage=probe["usage"].string_value if "usage" in probe else "",
             events=int(_measured(probe, "events") or 0),
             done=probe["done"].bool_value if "done" in probe else False,
+            first_downstream_tx_ms=_duration_ms(common, "time_to_first_downstream_tx_byte"),
         )
+
+
+def _failed_attempt(entry: Any) -> FailedAttempt:
+    common = entry.common_properties
+    told = entry.response.response_headers
+    return FailedAttempt(
+        provider=provider_of(common.upstream_cluster),
+        model=entry.request.request_headers[MODEL_HEADER],
+        status=entry.response.response_code.value,
+        flags=_flags(common),
+        retry_after=told.get("retry-after", ""),
+        resets=told.get(RESETS_HEADER, ""),
+    )
+
+
+def _flags(common: Any) -> tuple[str, ...]:
+    if not common.HasField("response_flags"):
+        return ()
+    return tuple(sorted(field.name for field, _ in common.response_flags.ListFields()))
 
 
 def _measured(probe: Any, field: str) -> float | None:

@@ -34,6 +34,7 @@ from extproc.domain import (
 from extproc.limits import UNLIMITED, Tier
 from extproc.pipeline import Gateway
 from extproc.policies.estimate import Estimator
+from extproc.policies.health import Health
 from extproc.ports import SilentObserver, Unlimited
 from extproc.snapshot import Snapshot
 
@@ -140,7 +141,9 @@ def gateway(identity: Any = None, observer: Any = None, **more: Any) -> Gateway:
         "observer": observer or SilentObserver(),
         "ledger": Unlimited(),
         "estimator": Estimator(),
+        "health": Health(),
         "clock": lambda: NOW,
+        "steady": lambda: NOW,
         "new_id": lambda: f"made-{next(ids)}",
         "draw": lambda: 0.0,
     }

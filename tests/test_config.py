@@ -69,19 +69,20 @@ def test_a_secret_is_a_reference_and_never_quoted(write: Write, secret: str) -> 
         ),
         pytest.param(
             "serve: {}",
-            "serve: unknown key; legal: admin, auth, limits, models, observability, providers, server, "
-            "state, tiers, timeouts",
+            "serve: unknown key; legal: admin, auth, breaker, limits, models, observability, providers, "
+            "server, state, tiers, timeouts",
             id="a misspelt section",
         ),
         pytest.param(
             LOCAL + "models: {m: {targets: [{provider: local, model: x, prize: 1}]}}",
-            "models.m.targets.0.prize: unknown key; legal: model, provider, usd_per_million, weight",
+            "models.m.targets.0.prize: unknown key; legal: context_window, endpoints, images, "
+            "json_schema, model, provider, tools, usd_per_million, weight",
             id="a key in a list",
         ),
         pytest.param(
             LOCAL
             + "models: {m: {targets: [{provider: local, model: x, usd_per_million: {in: 1}}]}}",
-            "models.m.targets.0.usd_per_million.in: unknown key; legal: cached_input, input, output",
+            "models.m.targets.0.usd_per_million.in: unknown key; legal: above, cached_input, input, output",
             id="a key of something optional",
         ),
         pytest.param(

@@ -79,3 +79,17 @@ async def test_an_id_added_twice_is_one_call() -> None:
     assert len(calls) == 1
     calls.settled("a")
     await calls.empty()
+
+
+async def test_the_end_of_a_call_is_told_once() -> None:
+    """By its entry or its deadline, whichever is first."""
+    clock, told = Clock(), []
+    calls = InFlight(clock)
+    for name in ("settled", "lost"):
+        calls.add(name, 110, ended=lambda name=name: told.append(name))
+    calls.settled("settled")
+    calls.settled("settled")
+    clock.now = 110 + GRACE_S
+    assert calls.expire() == 1
+    calls.settled("lost")
+    assert told == ["settled", "lost"]

@@ -88,7 +88,14 @@ def test_models_are_resolved_with_their_providers() -> None:
 
 
 def test_times_are_whole_milliseconds() -> None:
-    timeouts = {"embedding": "1.5s", "completion": 0.25, "streaming": "2m", "connect": "1s"}
+    timeouts = {
+        "embedding": "1.5s",
+        "completion": 0.25,
+        "streaming": "2m",
+        "connect": "1s",
+        "first_token": "3s",
+        "idle": "1m",
+    }
     snapshot = compiled(timeouts=timeouts)
     assert snapshot.timeout_ms == {"embedding": 1500, "completion": 250, "streaming": 120_000}
     assert snapshot.started_at == 1_700_000_000

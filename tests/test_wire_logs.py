@@ -25,7 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc import wire
-from extproc.domain import LogEntry
+from extproc.domain import FailedAttempt, LogEntry
 from extproc.wire import Malformed
 
 START = datetime(2026, 7, 1, 12, 30, 15, 250_000, tzinfo=UTC)
@@ -226,3 +226,37 @@ def test_any_bytes_are_entries_or_malformed(raw: bytes) -> None:
 def test_a_count_of_events_that_cannot_be_is_none_at_all(events: float) -> None:
     (found,) = read(entry({"llm.call": {"record": "r"}, "llm.stream": {"events": events}}))
     assert found.events == 0
+
+
+def failed(**common: Any) -> HttpAccessLogEntry:
+    """Build an entry of the log of attempts."""
+    headers = {"retry-after": "7", "x-llm-resets": "0;9s;;"}
+    return HttpAccessLogEntry(
+        common_properties=AccessLogCommon(upstream_cluster="openai", **common),
+        request=HttpRequestProperties(request_headers={"x-upstream-model": "gpt-x"}),
+        response=HttpResponseProperties(response_code=429, response_headers=headers),
+    )
+
+
+def test_a_failed_attempt_is_told_from_a_call() -> None:
+    """It has its target's name on the request and no call in its metadata."""
+    flags = ResponseFlags(upstream_protocol_error=True)
+    found = list(wire.log_entries(message(failed(response_flags=flags), failed())))
+    told = FailedAttempt("openai", "gpt-x", 429, ("upstream_protocol_error",), "7", "0;9s;;")
+    assert found == [told, FailedAttempt("openai", "gpt-x", 429, (), "7", "0;9s;;")]
+
+
+def test_an_entry_of_neither_kind_is_passed_over() -> None:
+    """Other logs of the same Envoy are not ours."""
+    assert read(HttpAccessLogEntry()) == []
+
+
+def test_an_attempt_without_an_answer_has_no_status() -> None:
+    """A refused connection has no headers either."""
+    bare = HttpAccessLogEntry(
+        common_properties=AccessLogCommon(
+            upstream_cluster="dead", response_flags=ResponseFlags(upstream_connection_failure=True)
+        ),
+        request=HttpRequestProperties(request_headers={"x-upstream-model": "m"}),
+    )
+    assert read(bare) == [FailedAttempt("dead", "m", 0, ("upstream_connection_failure",), "", "")]

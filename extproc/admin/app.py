@@ -16,6 +16,8 @@ from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from extproc.admin import explain
+from extproc.admin.explain import Explaining
 from extproc.admin.guard import Guard
 from extproc.admin.keys import KeyAdmin, install
 from extproc.admin.report import ErrorReport, report
@@ -62,6 +64,7 @@ def create_app(
     metrics: Callable[[], tuple[bytes, str]],
     version: str,
     keys: KeyAdmin,
+    explaining: Explaining | None = None,
     token: SecretRef | None,
     env: Mapping[str, str],
 ) -> FastAPI:
@@ -98,6 +101,8 @@ def create_app(
         return Response(body, headers={"content-type": content_type})
 
     install(app, keys)
+    if explaining is not None:
+        explain.install(app, explaining)
     app.add_middleware(Guard, token=token, env=env)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(Exception, _broken)

@@ -20,6 +20,7 @@ from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutatio
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 
 from extproc.bundle.messages import extension
+from extproc.bundle.places import MODEL_HEADER
 
 OWN: Final = "x-llm-"
 CALLERS: Final = ("provider", "strategy", "timeout-ms")  # of x-llm-*, what a caller may say
@@ -36,6 +37,8 @@ def early_mutations() -> list[TypedExtensionConfig]:
             EarlyHeaderMutation(
                 mutations=[
                     remove_prefix("x-envoy-"),
+                    # Where no attempt is made nobody overwrites it, and it would be logged.
+                    HeaderMutation(remove=MODEL_HEADER),
                     _remove(StringMatcher(safe_regex=RegexMatcher(regex=all_but(OWN, CALLERS)))),
                 ]
             ),

@@ -24,6 +24,7 @@ from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
 from envoy_data_plane.envoy.type.v3 import HttpStatus, StatusCode
 
+from extproc.bundle.access_log import attempt_log
 from extproc.bundle.cors import cors_filters
 from extproc.bundle.messages import http_filter, inline, seconds
 from extproc.bundle.places import CALL, LIMITS, PLAN, PROCESSOR, SERVED
@@ -60,8 +61,12 @@ def http_filters(cors: Cors) -> list[HttpFilter]:
         # After the decision, because it reads the plan; before the router, whose answer it watches.
         http_filter(PROBE, lua("probe.lua")),
         # Last, because it sends. It adds no x-envoy-* headers: the inside stays inside.
-        http_filter("envoy.filters.http.router", Router(suppress_envoy_headers=True)),
+        http_filter("envoy.filters.http.router", _router()),
     ]
+
+
+def _router() -> Router:
+    return Router(suppress_envoy_headers=True, upstream_log=[attempt_log()])
 
 
 def _decide() -> ExternalProcessor:

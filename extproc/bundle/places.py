@@ -23,6 +23,9 @@ LIMITS: Final = "llm.limits"  # and for the route: the caller's limits by header
 CALL: Final = "llm.call"  # and for the filters, with the record for settlement
 SERVED: Final = "llm.served"  # and, where targets differ in it, the provider filter: the model
 RECORD_KEY: Final = "record"  # only planned calls carry it
+# Headers between the provider's filters and the log of failed attempts; callers see neither.
+MODEL_HEADER: Final = "x-upstream-model"  # which target of a provider was tried
+RESETS_HEADER: Final = "x-llm-resets"  # when the provider's limits are reset
 ROUTES: Final = "gateway"
 TLS_FILE: Final = "tls.yaml"
 TLS_SECRET: Final = "tls"  # noqa: S105 (a name)

@@ -10,6 +10,7 @@ from typing import Final
 from envoy_data_plane.envoy.config.cluster.v3 import (
     CircuitBreakers,
     CircuitBreakersThresholds,
+    CircuitBreakersThresholdsRetryBudget,
     Cluster,
     ClusterDiscoveryType,
     ClusterLbPolicy,
@@ -94,12 +95,18 @@ def processor_cluster(config: Config) -> Cluster:
     )
 
 
-def breakers(most: int) -> CircuitBreakers:
-    """Allow so many of everything."""
+def breakers(
+    most: int, budget: CircuitBreakersThresholdsRetryBudget | None = None
+) -> CircuitBreakers:
+    """Allow so many of everything, and of retries what a budget allows where there is one."""
     return CircuitBreakers(
         thresholds=[
             CircuitBreakersThresholds(
-                max_connections=most, max_pending_requests=most, max_requests=most, max_retries=most
+                max_connections=most,
+                max_pending_requests=most,
+                max_requests=most,
+                max_retries=None if budget else most,
+                retry_budget=budget,
             )
         ]
     )

@@ -23,10 +23,11 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 from envoy_data_plane.envoy.extensions.http.injected_credentials.generic.v3 import Generic
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import SdsSecretConfig
 
-from extproc.bundle.edge import remove_prefix
+from extproc.bundle import hold
+from extproc.bundle.edge import OWN, remove_prefix
 from extproc.bundle.filters import lua
 from extproc.bundle.messages import default_header, extension, from_file, header, http_filter
-from extproc.bundle.places import SERVED, Upstream, secret_file
+from extproc.bundle.places import MODEL_HEADER, RESETS_HEADER, SERVED, Upstream, secret_file
 from extproc.bundle.translate import translate
 from extproc.domain import Dialect, cluster_of
 from extproc.schema import Provider
@@ -76,18 +77,29 @@ TRANSLATED_SUFFIX: Final[Mapping[Dialect, str]] = {
 }
 ANTHROPIC_VERSION: Final = "2023-06-01"  # whose shapes `dialects` translates to
 NOT_RETURNED_PREFIXES: Final = (
-    *("x-ratelimit-", "anthropic-ratelimit-", "x-envoy-", "x-llm-"),
+    *("x-ratelimit-", "anthropic-ratelimit-", "x-envoy-"),
     "access-control-",  # which pages may read our answers is the operator's to say
+)
+# Remaining and reset of each limit, as policies/cooling.py reads them.
+_RESETS: Final = ";".join(
+    f"%RESP(x-ratelimit-{what}-{limit})%"
+    for limit in ("requests", "tokens")
+    for what in ("remaining", "reset")
 )
 
 
 def provider_filters(
-    name: str, provider: Provider, to: Upstream, caller: Dialect
+    name: str, provider: Provider, to: Upstream, caller: Dialect, *, held: bool
 ) -> list[HttpFilter]:
-    """List the filters of the provider's cluster for callers of one dialect, in order."""
+    """List the filters of the provider's cluster for callers of one dialect, in order.
+
+    `held`: where another target could answer.
+    """
     filters = [
-        # First, because it reads the attempt's number, which another takes off. It also sets
-        # path and host, because a header mutation may not touch those.
+        # First, because answers pass it last: it holds what the others have made of one.
+        *([http_filter(hold.NAME, hold.hold())] if held else ()),
+        # Before the headers, because it reads the attempt's number, which they take off. It sets
+        # path and host too, because a header mutation may not touch those.
         http_filter("llm-edge.address", _address(provider, to, caller)),
         # Before the headers, because on the way back it adds one of ours to what those leave.
         *([translate()] if caller != provider.dialect else ()),
@@ -119,9 +131,13 @@ def _mutations(name: str, provider: Provider) -> Mutations:
         request_mutations=[
             *map(remove_prefix, NOT_SENT_PREFIXES),
             *(HeaderMutation(remove=key) for key in NOT_SENT),
+            # For the log of failed attempts, which sees an attempt's headers but not the plan.
+            _set(MODEL_HEADER, f"%DYNAMIC_METADATA({SERVED}:model)%"),
             *([version] if provider.dialect == "anthropic" else ()),
         ],
         response_mutations=[
+            remove_prefix(OWN),
+            _set(RESETS_HEADER, _RESETS),  # before they are gone
             *map(remove_prefix, NOT_RETURNED_PREFIXES),
             *(HeaderMutation(remove=key) for key in NOT_RETURNED),
             # Here and not on the route, because only answers of a provider pass here.

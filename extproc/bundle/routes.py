@@ -40,7 +40,7 @@ from extproc.bundle.messages import (
     header,
     seconds,
 )
-from extproc.bundle.places import LIMITS, NO_PLAN, PLAN, ROUTES
+from extproc.bundle.places import LIMITS, NO_PLAN, PLAN, RESETS_HEADER, ROUTES
 from extproc.domain import ENDPOINTS, MODELS_PATH, Dialect
 from extproc.errors import KINDS, anthropic_body, openai_body
 from extproc.policies.limit_headers import header_names
@@ -57,15 +57,16 @@ HOST_ATTEMPTS: Final = 3  # hosts of one cluster looked at for a retry
 
 def routes(config: Config) -> RouteConfiguration:
     """Build the one virtual host. Any Host is served, because nothing is decided by it."""
+    idle_s = _idle_s(config)
     planned = [
-        _planned(_exact(method, path), path, endpoint.dialect)
+        _planned(_exact(method, path), path, idle_s, endpoint.dialect)
         for (method, path), endpoint in ENDPOINTS.items()
     ]
     table = [
-        *([_preflights()] if config.server.cors.allow_origins else []),
+        *([_preflights(idle_s)] if config.server.cors.allow_origins else []),
         *planned,
-        _planned(_exact("GET", MODELS_PATH), MODELS_PATH),
-        _planned(_under("GET", MODELS_PATH + "/"), MODELS_PATH + "/{id}"),
+        _planned(_exact("GET", MODELS_PATH), MODELS_PATH, idle_s),
+        _planned(_under("GET", MODELS_PATH + "/"), MODELS_PATH + "/{id}", idle_s),
         _direct(_exact("GET", "/healthz"), "healthz", 200, HEALTHY),
         # Because a prefix would also take /v1/messagesX, the path and what is under it are two.
         _missing(RouteMatch(path=ANTHROPIC_PATH), "anthropic"),
@@ -80,6 +81,7 @@ def routes(config: Config) -> RouteConfiguration:
                 domains=["*"],
                 routes=table,
                 include_request_attempt_count=True,  # the provider filter reads it
+                response_headers_to_remove=[RESETS_HEADER],
                 request_body_buffer_limit=buffer_bytes(config),
                 typed_per_filter_config=cors_policy(config.server.cors),
             )
@@ -99,7 +101,13 @@ def _under(method: str, prefix: str) -> RouteMatch:
     return RouteMatch(prefix=prefix, headers=_method(method))
 
 
-def _preflights() -> Route:
+def _idle_s(config: Config) -> float:
+    """Return the silence that ends a stream; never less than a plain answer may take to begin."""
+    timeouts = config.timeouts
+    return max(timeouts.idle, timeouts.completion + 1, timeouts.embedding + 1)
+
+
+def _preflights(idle_s: float) -> Route:
     """Give the CORS filter a route to answer for: it says nothing on direct responses.
 
     It answers every preflight, of the other origins too, so nothing is ever sent from here.
@@ -109,12 +117,12 @@ def _preflights() -> Route:
         for name in ("origin", "access-control-request-method")
     ]
     match = RouteMatch(prefix="/", headers=[*_method("OPTIONS"), *asked])
-    route = _planned(match, "preflight")
+    route = _planned(match, "preflight", idle_s)
     route.typed_per_filter_config = _untouched()
     return route
 
 
-def _planned(match: RouteMatch, name: str, dialect: Dialect | None = None) -> Route:
+def _planned(match: RouteMatch, name: str, idle_s: float, dialect: Dialect | None = None) -> Route:
     return Route(
         name=name,
         match=match,
@@ -122,6 +130,7 @@ def _planned(match: RouteMatch, name: str, dialect: Dialect | None = None) -> Ro
         route=RouteAction(
             inline_cluster_specifier_plugin=ClusterSpecifierPlugin(extension=_plan()),
             timeout=seconds(0),  # the processor's header bounds all attempts together
+            idle_timeout=seconds(idle_s),
             retry_policy=_retries(),
         ),
     )

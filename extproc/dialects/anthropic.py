@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from extproc.dialects.json_body import fit, members
+from extproc.dialects.needs import needs_of
 from extproc.dialects.openai import MAX_MODEL_CHARS, MAX_TOKENS
 from extproc.dialects.splice import Edit, Rewritten, bound_edits, splice
 from extproc.domain import Call, Endpoint
@@ -101,6 +102,7 @@ def read(endpoint: Endpoint, body: bytes) -> Call:
         max_output_tokens=bound,
         choices=1,
         text_bytes=len(body),
+        needs=needs_of(parsed.values),
         limit_spans=(parsed.spans["max_tokens"],) if endpoint.name == "messages" else (),
     )
 

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta
 
 from extproc.dialects.json_body import fit, members, spans
+from extproc.dialects.needs import needs_of
 from extproc.dialects.splice import Edit, Rewritten, bound_edits, splice
 from extproc.domain import Call, Endpoint, EndpointName, Span
 from extproc.errors import Denied
@@ -210,6 +211,7 @@ def read(endpoint: Endpoint, body: bytes) -> Call:
         choices=choices,
         text_bytes=len(body),
         limit_spans=_given(_BOUNDS[endpoint.name], parsed.spans),
+        needs=needs_of(parsed.values),
     )
 
 

@@ -18,6 +18,7 @@ from extproc.domain import Usage, UsageSource
 from extproc.policies.usage import MAX_BELIEVED_TOKENS
 
 Kind: TypeAlias = Literal["prompt", "plain", "stream"]
+EXPECTED_OUTPUT: Final = 256  # tokens of an answer of a model nobody has asked yet
 
 MAX_MODELS: Final = 1_000  # about 0.3 MB; configurations name tens
 WEIGHT: Final = 1 / 16  # half of the weight is on the last eleven answers
@@ -50,9 +51,10 @@ class _Mean:
 class _Ratios:
     """What is known of one model; kinds nobody has seen stay None."""
 
-    __slots__ = ("plain", "prompt", "stream")
+    __slots__ = ("output", "plain", "prompt", "stream")
 
     def __init__(self) -> None:
+        self.output = _Mean(EXPECTED_OUTPUT)
         self.prompt: _Mean | None = None
         self.plain: _Mean | None = None
         self.stream: _Mean | None = None
@@ -84,6 +86,9 @@ class Estimator:
             return
         self._learn(model, "prompt", prompt_bytes, usage.input)
         self._learn(model, "stream" if stream else "plain", response_bytes, usage.output)
+        ratios = self._models.get(model)
+        if ratios is not None and usage.output <= MAX_BELIEVED_TOKENS:
+            ratios.output.add(usage.output)
 
     def estimate_input(self, model: str, prompt_bytes: int) -> int:
         """Return the tokens of a prompt of so many bytes: 0 for none, else 1 or more."""
@@ -109,6 +114,12 @@ class Estimator:
         if stream and events > 0 and self._known(model, "stream") is None:
             return events
         return self._estimate(model, "stream" if stream else "plain", response_bytes)
+
+    def expect_output(self, model: str, bound: int | None) -> int:
+        """Return how many tokens an answer should have: the mean of late, never over the bound."""
+        ratios = self._models.get(model)
+        expected = EXPECTED_OUTPUT if ratios is None else round(ratios.output.value)
+        return expected if bound is None else min(expected, bound)
 
     def error_ratio(self, kind: Kind) -> float | None:
         """Return the mean of |estimate - actual| / actual of late, None before any answer.

@@ -1,26 +1,62 @@
-"""Which targets get a call, in which order: a pure function.
+"""Which targets get a call, in which order, and for how long: filter, score, pick.
 
-Knows: a model's targets and what the caller asked for. Must not know: Envoy, clocks, randomness.
+Knows: a model's targets, what the caller asked for and how targets have been doing. Must not know:
+Envoy, clocks, chance. `decide` is all there is to it; `plan` and `explain` read the same decision.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Mapping, Sequence
+from math import ceil
+from typing import Final, NamedTuple
 
 from extproc.domain import Call, Head, Model, Plan, Principal, Target
 from extproc.errors import Denied
+from extproc.policies.estimate import Estimator
+from extproc.policies.filters import PASSING, Ask, retry_at, verdict
+from extproc.policies.health import Health
+from extproc.policies.strategies import NOT_YET, STRATEGIES, Scored
 from extproc.snapshot import Snapshot
 
 MAX_TIMEOUT_DIGITS: Final = 9  # eleven days
 MAX_ATTEMPTS: Final = 8  # Envoy tries at most this often; beyond it a client has given up
-STRATEGIES: Final = ("priority", "weighted")
+# Refusals that say what the call asks too much of, and how that is told.
+_TOO_MUCH: Final[Mapping[str, str]] = {
+    "lacks_tools": "tools",
+    "lacks_images": "images",
+    "lacks_json_schema": "a JSON schema",
+}
 
 
-def plan(snapshot: Snapshot, head: Head, principal: Principal, call: Call, draw: float) -> Plan:
-    """Choose the attempts and their common time limit; `draw` is uniform in [0, 1).
+class Considered(NamedTuple):
+    """One model's targets, each with the reason it was refused for, `ALLOWED` where it was not."""
 
-    Raises Denied: unknown or forbidden model, a pinned provider that does not serve it.
+    ask: Ask
+    verdicts: tuple[tuple[Target, str], ...]
+
+
+class Decision(NamedTuple):
+    """What was considered, and the allowed targets with their scores, first choice first."""
+
+    considered: tuple[Considered, ...]
+    ranked: Scored
+    strategy: str
+
+
+def ask_for(
+    snapshot: Snapshot,
+    head: Head,
+    principal: Principal,
+    call: Call,
+    *,
+    estimator: Estimator,
+    health: Health,
+    now: float,
+    draw: float,
+) -> Ask:
+    """Gather what a plan is made for; `draw` is uniform in [0, 1), `now` a clock that never jumps.
+
+    Raises Denied: unknown or forbidden model, a strategy or pinned provider that cannot be.
     """
     model = snapshot.models.get(call.model)
     if model is None:
@@ -28,54 +64,103 @@ def plan(snapshot: Snapshot, head: Head, principal: Principal, call: Call, draw:
     if not principal.may_use_model(call.model):
         message = f"This key may not use the model `{call.model}`."
         raise Denied("permission_denied", message, param="model")
-    strategy = _strategy(head.headers, model)
-    targets = model.targets
-    pinned = head.headers.get("x-llm-provider")
-    if pinned is not None:
-        targets = tuple(target for target in targets if target.provider == pinned)
-        if not targets:
-            message = "No target of this model is at the provider named in x-llm-provider."
-            raise Denied("invalid_request_error", message, param="x-llm-provider")
-    targets = tuple(target for target in targets if target.dialect in call.endpoint.upstreams)
-    if not targets:
-        message = f"No provider of this model can answer {call.endpoint.name}."
-        raise Denied("invalid_request_error", message, param="model")
-    # Because the shares of a pinned provider's targets are those among themselves.
-    targets = _ordered(targets, strategy, draw)
-    return Plan(attempts_of(targets), _timeout_ms(snapshot, head.headers, call))
+    headers = head.headers
+    pinned = headers.get("x-llm-provider")
+    if pinned is not None and not any(target.provider == pinned for target in model.targets):
+        message = "No target of this model is at the provider named in x-llm-provider."
+        raise Denied("invalid_request_error", message, param="x-llm-provider")
+    return Ask(
+        call=call,
+        principal=principal,
+        model=model,
+        strategy=_strategy(headers, model),
+        pinned=pinned,
+        prompt_tokens=estimator.estimate_input(call.model, call.text_bytes),
+        output_tokens=estimator.expect_output(call.model, call.max_output_tokens) * call.choices,
+        health=health,
+        now=now,
+        draw=draw,
+    )
 
 
-def attempts_of(targets: tuple[Target, ...]) -> tuple[Target, ...]:
+def decide(snapshot: Snapshot, ask: Ask) -> Decision:
+    """Judge every target, rank those that are allowed; nothing is ranked where none is."""
+    here = Considered(ask, tuple([(target, verdict(target, ask)) for target in ask.model.targets]))
+    considered: tuple[Considered, ...] = (here,)
+    kept = [target for target, reason in here.verdicts if not reason]
+    if not kept and ask.model.fallback and any(r == "context_window" for _, r in here.verdicts):
+        for name in ask.model.fallback:
+            larger = ask._replace(model=snapshot.models[name])
+            there = Considered(
+                larger,
+                tuple([(target, verdict(target, larger)) for target in larger.model.targets]),
+            )
+            considered += (there,)
+            kept = [target for target, reason in there.verdicts if not reason]
+            if kept:
+                ask = larger
+                break
+    ranked = STRATEGIES[ask.strategy](kept, ask) if kept else []
+    return Decision(considered, ranked, ask.strategy)
+
+
+def plan(snapshot: Snapshot, head: Head, ask: Ask) -> Plan:
+    """Choose the attempts and their time limits.
+
+    Raises Denied: nothing that can take this call exists, or none of it is well.
+    """
+    return carry_out(snapshot, head, ask.call, decide(snapshot, ask))
+
+
+def carry_out(snapshot: Snapshot, head: Head, call: Call, decision: Decision) -> Plan:
+    """Turn a decision into the plan for Envoy. Raises Denied as `plan` does."""
+    timeout_ms = _timeout_ms(snapshot, head.headers, call)
+    if not decision.ranked:
+        raise refusal(decision)
+    attempts = attempts_of([target for _, target in decision.ranked])
+    return Plan(attempts, timeout_ms, _first_byte_ms(snapshot, attempts, call, timeout_ms))
+
+
+def refusal(decision: Decision) -> Denied:
+    """Return why a decision without any allowed target is refused."""
+    judged = [(one.ask, *pair) for one in decision.considered for pair in one.verdicts]
+    waits = [retry_at(target, ask) - ask.now for ask, target, reason in judged if reason in PASSING]
+    if waits:
+        message = "No provider of this model can take the call now."
+        return Denied("no_healthy_provider", message, retry_after_s=max(1, ceil(min(waits))))
+    reasons = {reason for _, _, reason in judged}
+    if "context_window" in reasons:
+        message = "The prompt is too long for every target of this model."
+        return Denied("invalid_request_error", message, param="messages")
+    if "lacks_endpoint" in reasons:
+        endpoint = decision.considered[0].ask.call.endpoint.name
+        message = f"No provider of this model can answer {endpoint}."
+        return Denied("invalid_request_error", message, param="model")
+    wanted = " and ".join(sorted(_TOO_MUCH[reason] for reason in reasons & _TOO_MUCH.keys()))
+    return Denied("invalid_request_error", f"No target of this model supports {wanted}.")
+
+
+def attempts_of(targets: Sequence[Target]) -> tuple[Target, ...]:
     """Visit every target once; a lone one as often as its provider's `max_retries` allows."""
     if len(targets) == 1:
-        return targets * min(1 + targets[0].max_retries, MAX_ATTEMPTS)
-    return targets[:MAX_ATTEMPTS]
+        return (targets[0],) * min(1 + targets[0].max_retries, MAX_ATTEMPTS)
+    return tuple(targets[:MAX_ATTEMPTS])
 
 
 def _strategy(headers: Mapping[str, str], model: Model) -> str:
     asked = headers.get("x-llm-strategy")
     if asked is None:
         return model.strategy
-    if asked not in STRATEGIES:
+    if asked in STRATEGIES:
+        if asked == "cheapest" and any(target.price is None for target in model.targets):
+            message = "x-llm-strategy: this model has a target without a price."
+            raise Denied("invalid_request_error", message, param="x-llm-strategy")
+        return asked
+    if asked in NOT_YET:
+        message = f"x-llm-strategy: {asked} is not available yet."
+    else:
         message = f"x-llm-strategy must be one of: {', '.join(STRATEGIES)}."
-        raise Denied("invalid_request_error", message, param="x-llm-strategy")
-    return asked
-
-
-def _ordered(targets: tuple[Target, ...], strategy: str, draw: float) -> tuple[Target, ...]:
-    if strategy == "priority" or len(targets) == 1:
-        return targets
-    point = draw * sum(target.weight for target in targets)
-    chosen = targets[0]
-    for target in targets:
-        if target.weight == 0:
-            continue
-        chosen = target
-        point -= target.weight
-        if point < 0:
-            break
-    rest = sorted((t for t in targets if t is not chosen), key=lambda t: -t.weight)
-    return (chosen, *rest)
+    raise Denied("invalid_request_error", message, param="x-llm-strategy")
 
 
 def _timeout_ms(snapshot: Snapshot, headers: Mapping[str, str], call: Call) -> int:
@@ -90,3 +175,18 @@ def _timeout_ms(snapshot: Snapshot, headers: Mapping[str, str], call: Call) -> i
         message = "x-llm-timeout-ms must be a whole number of milliseconds above 0."
         raise Denied("invalid_request_error", message, param="x-llm-timeout-ms")
     return min(limit, int(asked))
+
+
+def _first_byte_ms(
+    snapshot: Snapshot, attempts: tuple[Target, ...], call: Call, timeout_ms: int
+) -> int | None:
+    """Bound the wait for an answer's first byte where another attempt could do better.
+
+    A plain answer's first byte is its last token: asking the same target again only takes longer.
+    """
+    limit = snapshot.first_token_ms
+    if limit >= timeout_ms or len(attempts) == 1:
+        return None
+    if not call.stream and attempts[0] is attempts[-1]:
+        return None
+    return limit

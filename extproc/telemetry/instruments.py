@@ -13,6 +13,7 @@ from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
     Counter,
+    Gauge,
     Histogram,
     ProcessCollector,
     generate_latest,
@@ -89,6 +90,12 @@ class Instruments:
             "Time the processor took to decide.",
             ("phase",),
             ADMISSION_BUCKETS_S,
+        )
+        self.breaker = Gauge(
+            "llm_edge_breaker_state",
+            "Circuit breaker of the provider's worst model: 0 closed, 1 half-open, 2 open.",
+            ("provider",),
+            registry=registry,
         )
         self.cost = counter(
             "llm_edge_cost_usd",

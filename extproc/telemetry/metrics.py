@@ -11,7 +11,8 @@ an admission costs one dictionary lookup and one observation.
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Final, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -149,6 +150,11 @@ class Metrics:
         self._times(outcome, answers)
         if outcome.cost_pico_usd:
             self._spent(outcome.tenant, model, provider, outcome.cost_pico_usd)
+
+    def watch_breakers(self, state: Callable[[str], int]) -> None:
+        """Show `state` of each provider at every scrape; it is called in the scraping thread."""
+        for provider in self._providers:
+            self._made.breaker.labels(provider).set_function(partial(state, provider))
 
     def store_error(self, store: str, op: str) -> None:
         """Count a failure of a store."""

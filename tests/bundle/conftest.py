@@ -29,7 +29,7 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gate
 async def gateway(shared: Gateway) -> Gateway:
     """Return the module's gateway as if it had just been started."""
     fresh = Processor()
-    for name in ("plans", "denies", "timeout_ms", "heads", "bodies", "entries"):
+    for name in ("plans", "denies", "timeout_ms", "first_byte_ms", "heads", "bodies", "entries"):
         setattr(shared.processor, name, getattr(fresh, name))
     for provider in shared.providers.values():
         provider.seen, provider.answers = [], []

@@ -77,7 +77,11 @@ class Gateway:
         """Return the access-log entry of a request."""
 
         def found() -> list[Any]:
-            return [one for one in self.processor.entries if one.request.request_id == request_id]
+            return [
+                one
+                for one in self.processor.entries
+                if one.request.request_id == request_id and not one.request.request_headers
+            ]
 
         return (await until("an access-log entry", found))[0]
 
@@ -139,11 +143,13 @@ async def running(
         }
         for name, one in scripted.items()
     }
+    targets = [{"provider": name, "model": "m"} for name in written]
     config = configured(
         directory,
         {
             "server": {"port": 0, **(server or {})},
             "providers": {**written, **(providers or {})},
+            "models": {"m": {"targets": targets}} if targets else {},
         },
     )
     write(config, directory)

@@ -157,6 +157,7 @@ class Processor:
     plans: Callable[[bytes], dict[str, Any]] = lambda body: plan(("a", "m"), body=body)
     denies: Callable[[dict[str, str]], Any] = lambda _headers: None
     timeout_ms: int = 10_000
+    first_byte_ms: int | None = None
     retries: int | None = None  # one less than there are groups
     heads: list[dict[str, str]] = field(default_factory=list)
     bodies: list[int] = field(default_factory=list)
@@ -216,6 +217,9 @@ class Processor:
         retries = groups - 1 if self.retries is None else self.retries
         _set(common.header_mutation, "x-envoy-max-retries", str(retries))
         _set(common.header_mutation, "x-envoy-upstream-rq-timeout-ms", str(self.timeout_ms))
+        if self.first_byte_ms is not None:
+            limit = "x-envoy-upstream-rq-per-try-timeout-ms"
+            _set(common.header_mutation, limit, str(self.first_byte_ms))
         reply.dynamic_metadata.update(metadata)
         return reply
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from .harness import CHAT, Gateway
+from .harness import CHAT, Gateway, until
 from .scripted import Request, http_answer, plan, stream_answer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -175,3 +175,139 @@ async def test_path_and_host_are_the_providers(gateway: Gateway) -> None:
     request = gateway.providers["a"].seen[0]
     assert request.path == "/v1/chat/completions"
     assert request.headers["host"] == f"127.0.0.1:{gateway.providers['a'].port}"
+
+
+async def hang(_request: Request, _writer: asyncio.StreamWriter) -> None:
+    """Never answer."""
+    await asyncio.Event().wait()
+
+
+async def failures(gateway: Gateway, request_id: str) -> list[Any]:
+    """Return the log of failed attempts of a call, once the call itself is logged."""
+    await gateway.entry(request_id)
+    return [
+        one
+        for one in gateway.processor.entries
+        if one.request.request_id == request_id and one.request.request_headers
+    ]
+
+
+async def test_a_failed_attempt_is_logged_by_itself(gateway: Gateway) -> None:
+    """With its target's name, its status and what it asked for; good attempts are not."""
+    headers = {"retry_after": "7", "x_ratelimit_remaining_requests": "0"}
+    headers["x_ratelimit_reset_requests"] = "9s"
+    gateway.providers["a"].answer = http_answer(429, b"{}", **headers)
+    gateway.processor.plans = lambda seen: plan(("dead", "z"), ("a", "m"), ("b", "n"), body=seen)
+    answer = await gateway.chat(BODY, x_request_id="logged", x_upstream_model="forged")
+    assert answer.status_code == 200
+    assert not [name for name in answer.headers if "reset" in name or "upstream" in name]
+    logged = await failures(gateway, "logged")
+    assert [
+        (one.common_properties.upstream_cluster, one.request.request_headers["x-upstream-model"])
+        for one in logged
+    ] == [("dead", "z"), ("a", "m")]
+    assert logged[0].common_properties.response_flags.upstream_connection_failure
+    assert logged[1].response.response_code.value == 429
+    told = dict(logged[1].response.response_headers)
+    assert told == {"retry-after": "7", "x-llm-resets": "0;9s;;"}
+
+
+async def test_a_target_that_does_not_begin_in_time_is_passed_over(gateway: Gateway) -> None:
+    """And it is logged as its failure."""
+    gateway.providers["a"].answer = hang
+    gateway.processor.first_byte_ms = 100
+    gateway.processor.plans = lambda seen: plan(("a", "m"), ("b", "m"), body=seen)
+    answer = await gateway.chat(BODY, x_request_id="slow")
+    assert (answer.status_code, answer.headers["x-llm-provider"]) == (200, "b")
+    (logged,) = await failures(gateway, "slow")
+    assert logged.common_properties.response_flags.upstream_request_timeout
+
+
+async def test_the_limit_for_the_first_byte_lets_go_of_an_answer_that_began(
+    gateway: Gateway,
+) -> None:
+    """A stream goes on although a later call with the same limit has run into it."""
+    passed = asyncio.Event()
+
+    async def slowly(request: Request, writer: asyncio.StreamWriter) -> None:
+        await stream_answer([b"data: {}\n\n"], ends=False)(request, writer)
+        await writer.drain()
+        await passed.wait()
+        writer.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
+
+    gateway.providers["a"].answers = [slowly, hang]
+    gateway.processor.first_byte_ms = 100
+    gateway.processor.plans = lambda seen: plan(("a", "m"), ("b", "m"), body=seen)
+    patient = asyncio.create_task(gateway.chat(BODY, x_request_id="patient"))
+    await until("the stream to begin", lambda: not gateway.providers["a"].answers[1:])
+    later = await gateway.chat(BODY)
+    assert later.headers["x-llm-provider"] == "b"
+    passed.set()
+    answer = await patient
+    assert answer.content == b"data: {}\n\ndata: [DONE]\n\n"
+    assert await failures(gateway, "patient") == []
+
+
+async def test_running_out_of_the_callers_time_is_no_failed_attempt(gateway: Gateway) -> None:
+    """Or one tenant could open the breaker of all."""
+    gateway.providers["a"].answer = hang
+    gateway.processor.timeout_ms = 100
+    gateway.processor.first_byte_ms = 5_000
+    answer = await gateway.chat(BODY, x_request_id="hasty")
+    assert answer.status_code == 504
+    assert await failures(gateway, "hasty") == []
+
+
+async def silent(request: Request, writer: asyncio.StreamWriter) -> None:
+    """Begin a stream and say nothing."""
+    await stream_answer([], ends=False)(request, writer)
+    await writer.drain()
+    await asyncio.Event().wait()
+
+
+async def vanish(request: Request, writer: asyncio.StreamWriter) -> None:
+    """Begin a stream and break off before its first byte."""
+    await stream_answer([], ends=False)(request, writer)
+    writer.close()
+
+
+@pytest.mark.parametrize("how", [silent, vanish], ids=["says nothing", "breaks off"])
+async def test_headers_alone_are_no_answer(gateway: Gateway, how: Any) -> None:
+    """Nothing has reached the caller before the first byte, so the next target may answer."""
+    gateway.providers["a"].answer = how
+    gateway.providers["b"].answer = stream_answer([b"data: {}\n\n", b"data: [DONE]\n\n"])
+    gateway.processor.first_byte_ms = 100
+    gateway.processor.plans = lambda seen: plan(("a", "m"), ("b", "m"), body=seen)
+    answer = await gateway.chat(BODY)
+    assert (answer.status_code, answer.headers["x-llm-provider"]) == (200, "b")
+    assert answer.content == b"data: {}\n\ndata: [DONE]\n\n"
+
+
+async def test_an_answer_without_a_body_is_not_held(gateway: Gateway) -> None:
+    """Its headers are all there is to wait for."""
+    gateway.providers["a"].answer = http_answer(204, b"")
+    assert (await gateway.chat(BODY)).status_code == 204
+    gateway.providers["a"].answer = stream_answer([])
+    assert (await gateway.chat(BODY)).content == b""
+
+
+async def test_the_time_to_the_first_token_is_not_that_of_the_headers(gateway: Gateway) -> None:
+    """What is held does not look quick in the log."""
+    go_on = asyncio.Event()
+
+    async def late(request: Request, writer: asyncio.StreamWriter) -> None:
+        await stream_answer([], ends=False)(request, writer)
+        await writer.drain()
+        await go_on.wait()
+        writer.write(b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n")
+
+    gateway.providers["a"].answers = [late, hang]
+    gateway.processor.plans = lambda seen: plan(("a", "m"), ("b", "m"), body=seen)
+    first = asyncio.create_task(gateway.chat(BODY, x_request_id="late"))
+    await until("the stream to begin", lambda: not gateway.providers["a"].answers[1:])
+    gateway.processor.first_byte_ms = 150
+    await gateway.chat(BODY)  # takes that long, so the first has waited longer
+    go_on.set()
+    await first
+    common = (await gateway.entry("late")).common_properties
+    assert common.time_to_first_downstream_tx_byte.ToMilliseconds() >= 150

@@ -54,7 +54,10 @@ async def test_control_headers_in_capitals_and_twice_are_dropped_too(gateway: Ga
 
 
 async def test_a_provider_gets_nothing_of_or_about_the_caller(gateway: Gateway) -> None:
-    """Credentials, addresses, cookies and control headers stay; simulation headers pass."""
+    """Credentials, addresses, cookies and control headers stay; simulation headers pass.
+
+    The one header more is the name of the model, which is in the body too.
+    """
     sent = dict.fromkeys(NOT_SENT, "private") | {
         "x-llm-provider": "a",
         "x-forwarded-for": "10.1.2.3",
@@ -68,7 +71,8 @@ async def test_a_provider_gets_nothing_of_or_about_the_caller(gateway: Gateway) 
     headers = gateway.providers["a"].seen[0].headers
     assert "private" not in headers.values()
     assert set(headers) == {
-        *("host", "accept", "user-agent", "content-length", "x-sim-status", "x-request-id")
+        *("host", "accept", "user-agent", "content-length", "x-sim-status", "x-request-id"),
+        "x-upstream-model",
     }
     assert headers["x-request-id"] == "my-id-1"
 

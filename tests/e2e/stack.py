@@ -277,6 +277,8 @@ def default_config(
         "server": {"port": port, "drain_seconds": 20},
         "admin": {"port": admin_port},
         "state": {"dir": str(directory / "state")},
+        # Because the tests share the providers: one's failures must not be the next one's plan.
+        "breaker": {"failures": 1000},
         "providers": providers,
         "models": {
             "gpt-4o-mini": {"targets": [target("a", "gpt-4o-mini")]},

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from extproc.domain import Model, Plan, Principal, Target
 from extproc.errors import Denied
-from extproc.policies.routing import MAX_ATTEMPTS, attempts_of, plan
-from tests.calls import ALICE, EMBEDDINGS, call, head, snapshot, target
+from extproc.policies.routing import MAX_ATTEMPTS, attempts_of
+from tests.calls import EMBEDDINGS, call, head, snapshot, target
+from tests.plans import make
 
 A, B, C = target("a", weight=1), target("b", weight=3), target("c", weight=6)
 NEVER = target("never", weight=0)
@@ -24,7 +25,7 @@ WEIGHTED = Model("small", "weighted", (A, B, C))
 
 def planned(model: Model, draw: float = 0.0, **headers: str) -> Plan:
     """Plan a call of the model `small`."""
-    return plan(snapshot(model), head(**headers), ALICE, call(), draw)
+    return make(snapshot(model), head(**headers), draw=draw)
 
 
 def refusal(model: Model = PRIORITY, name: str = "small", **headers: str) -> Denied:
@@ -32,7 +33,7 @@ def refusal(model: Model = PRIORITY, name: str = "small", **headers: str) -> Den
     who = Principal("acme", "key", "free", models=frozenset({"small", "unknown"}))
     models = snapshot(model, replace(model, name="other"))
     with pytest.raises(Denied) as caught:
-        plan(models, head(**headers), who, call(name), 0.0)
+        make(models, head(**headers), call(name), who)
     return caught.value
 
 
@@ -195,5 +196,5 @@ def test_the_caller_may_shorten_the_time_limit(asked: str | None, limit_ms: int)
 
 def test_the_time_limit_is_that_of_the_kind_of_call() -> None:
     calls = (call(), call(stream=True), replace(call(), endpoint=EMBEDDINGS))
-    found = [plan(snapshot(PRIORITY), head(), ALICE, one, 0.0).timeout_ms for one in calls]
+    found = [make(snapshot(PRIORITY), head(), one).timeout_ms for one in calls]
     assert found == [30_000, 120_000, 5_000]

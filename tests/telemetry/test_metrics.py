@@ -195,3 +195,23 @@ def test_instances_share_nothing(metrics: Metrics) -> None:
     other = Metrics(models=[], served_models=[], providers=[])
     metrics.settled(OUTCOME)
     assert total(other, "llm_edge_requests_total") == 0
+
+
+def test_breaker_states_are_read_at_every_scrape() -> None:
+    """One series a provider, the configuration's alone."""
+    states = {"openai": 0, "local": 2}
+    metrics = Metrics(models=(), served_models=(), providers=states)
+    metrics.watch_breakers(lambda provider: states[provider])
+
+    def shown() -> dict[str, float]:
+        text = metrics.expose()[0].decode()
+        return {
+            sample.labels["provider"]: sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == "llm_edge_breaker_state"
+        }
+
+    assert shown() == {"openai": 0, "local": 2}
+    states["openai"] = 1
+    assert shown() == {"openai": 1, "local": 2}

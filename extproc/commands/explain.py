@@ -1,0 +1,102 @@
+"""`llm-edge explain`: what would become of a request with this configuration, and why.
+
+Knows: click, the configuration and the key store. Must not know: how calls are planned, or a
+running gateway: of the providers' health it knows nothing, so all of them are well.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from contextlib import closing
+from pathlib import Path
+
+import click
+
+from extproc.commands.options import BadInput, Failed, config_option, load_config
+from extproc.config import Config
+from extproc.domain import Head, KeyRecord, Principal
+from extproc.explain import explain as explain_call
+from extproc.explain import principal_of
+from extproc.identity import Authenticator
+from extproc.keyring import open_key_store
+from extproc.pipeline import Gateway
+from extproc.policies.estimate import Estimator
+from extproc.policies.health import Health
+from extproc.policies.keys import UnknownKeyError
+from extproc.ports import SilentObserver, Unlimited
+from extproc.snapshot import compile_snapshot
+from extproc.stores.keys import KeyStoreError
+
+
+@click.command()
+@click.argument("request", type=click.Path(path_type=Path, dir_okay=False))
+@config_option
+@click.option("--key", "key_id", metavar="KEY_ID", help="Whose call it is; see `keys list`.")
+@click.option("--path", default="/v1/chat/completions", show_default=True)
+@click.option("--header", "headers", multiple=True, metavar="NAME: VALUE", help="May be repeated.")
+def explain(
+    request: Path,
+    config_paths: tuple[Path, ...],
+    *,
+    key_id: str | None,
+    path: str,
+    headers: tuple[str, ...],
+) -> None:
+    """Say what would become of the request body in REQUEST; nothing is called or charged.
+
+    Prints JSON: who calls, every candidate with its verdict and score, the plan and its cost.
+    """
+    config = load_config(config_paths)
+    try:
+        body = request.read_bytes()
+    except OSError as error:
+        raise BadInput(f"{request}: {error.strerror}") from None
+    now = time.time()
+    head = Head("POST", path, "", _headers(headers), ends=False)
+    told = explain_call(_gateway(config, now), _principal(config, key_id), head, body)
+    click.echo(json.dumps(told, indent=2))
+    if "refusal" in told:
+        raise SystemExit(1)
+
+
+def _headers(written: tuple[str, ...]) -> dict[str, str]:
+    pairs = [one.partition(":") for one in written]
+    for name, colon, _ in pairs:
+        if not colon or not name.strip():
+            raise BadInput("--header: write NAME: VALUE")
+    return {name.strip().lower(): value.strip() for name, _, value in pairs}
+
+
+def _gateway(config: Config, now: float) -> Gateway:
+    return Gateway(
+        snapshot=compile_snapshot(config, now),
+        identity=Authenticator(tiers=config.tiers),
+        observer=SilentObserver(),
+        ledger=Unlimited(),
+        estimator=Estimator(),
+        health=Health(),
+        clock=lambda: now,
+        steady=lambda: now,
+        new_id=lambda: "explained",
+        draw=random.random,
+    )
+
+
+def _principal(config: Config, key_id: str | None) -> Principal:
+    try:
+        record = _record(config, key_id) if key_id is not None else None
+        return principal_of(record, config.auth.anonymous_tier)
+    except UnknownKeyError:
+        raise BadInput(f"--key: there is no key {key_id!r}") from None
+    except LookupError:
+        message = "--key: name a key; this configuration lets nobody in without one"
+        raise BadInput(message) from None
+    except KeyStoreError as error:
+        raise Failed(str(error)) from None
+
+
+def _record(config: Config, key_id: str) -> KeyRecord:
+    with closing(open_key_store(config.state)) as store:
+        return store.get(key_id)

@@ -1,0 +1,111 @@
+"""Say what would become of a call, and why, without making it: nothing is called or charged.
+
+Knows: the same reading, planning and pricing that `pipeline.admit` uses, and how to show it. Must
+not know: transports, or how it is asked for. It changes nothing: no probe is claimed, no load
+counted.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from math import isfinite
+from typing import Any
+
+from extproc.domain import PICO_USD_PER_USD, Head, KeyRecord, Principal, Target
+from extproc.errors import Denied
+from extproc.pipeline import DIALECTS, Gateway, endpoint_of
+from extproc.policies import routing
+from extproc.policies.auth import ANONYMOUS
+from extproc.policies.filters import Ask
+from extproc.policies.strategies import expected_pico_usd
+
+
+def principal_of(record: KeyRecord | None, anonymous_tier: str | None) -> Principal:
+    """Return whose call it is; None is a caller without a key. Raises LookupError."""
+    if record is not None:
+        return Principal(record.tenant, record.key_id, record.tier, record.models, record.endpoints)
+    if anonymous_tier is None:
+        raise LookupError("nobody is let in without a key")
+    return Principal(ANONYMOUS, ANONYMOUS, anonymous_tier)
+
+
+def explain(gateway: Gateway, principal: Principal, head: Head, body: bytes) -> dict[str, Any]:
+    """Return, as plain data, who calls, what was considered with verdicts and scores, and the plan.
+
+    Where the call would be refused, `refusal` says how and what was found until then is there.
+    """
+    told: dict[str, Any] = {
+        "identity": {"tenant": principal.tenant, "key": principal.key_id, "tier": principal.tier}
+    }
+    try:
+        _explain(gateway, principal, head, body, told)
+    except Denied as denied:
+        told["refusal"] = {
+            "status": denied.status,
+            "code": denied.code,
+            "message": denied.message,
+            "param": denied.param,
+            "retry_after_s": denied.retry_after_s,
+        }
+    return told
+
+
+def _explain(
+    gateway: Gateway, principal: Principal, head: Head, body: bytes, told: dict[str, Any]
+) -> None:
+    snapshot = gateway.snapshot
+    endpoint = endpoint_of(head, principal)
+    call = DIALECTS[endpoint.dialect].read(endpoint, body)
+    told["call"] = {
+        "endpoint": call.endpoint.name,
+        "model": call.model,
+        "stream": call.stream,
+        "needs": sorted(call.needs),
+    }
+    ask = routing.ask_for(
+        snapshot,
+        head,
+        principal,
+        call,
+        estimator=gateway.estimator,
+        health=gateway.health,
+        now=gateway.steady(),
+        draw=gateway.draw(),
+    )
+    told["estimate"] = {"prompt_tokens": ask.prompt_tokens, "output_tokens": ask.output_tokens}
+    decision = routing.decide(snapshot, ask)
+    told["strategy"] = decision.strategy
+    scores = {target.key: score for score, target in decision.ranked}
+    told["candidates"] = [
+        _candidate(target, reason, scores, one.ask)
+        for one in decision.considered
+        for target, reason in one.verdicts
+    ]
+    plan = routing.carry_out(snapshot, head, call, decision)
+    told["plan"] = {
+        "attempts": [{"provider": one.provider, "model": one.model} for one in plan.attempts],
+        "timeout_ms": plan.timeout_ms,
+        "first_byte_ms": plan.first_byte_ms,
+    }
+    told["expected_cost_usd"] = _usd(plan.attempts[0], ask)
+
+
+def _candidate(target: Target, reason: str, scores: dict[str, float], ask: Ask) -> dict[str, Any]:
+    score = scores.get(target.key)
+    health = ask.health.of(target.key)
+    return {
+        "for_model": ask.model.name,
+        "provider": target.provider,
+        "model": target.model,
+        "verdict": reason or "allowed",
+        # Infinite where the strategy knows nothing of it, which JSON cannot say.
+        "score": score if score is not None and isfinite(score) else None,
+        "breaker": health.breaker.state if health else "closed",
+        "in_flight": health.in_flight if health else 0,
+        "expected_cost_usd": _usd(target, ask),
+    }
+
+
+def _usd(target: Target, ask: Ask) -> str | None:
+    cost = expected_pico_usd(target, ask)
+    return f"{Decimal(round(cost)) / PICO_USD_PER_USD:f}" if isfinite(cost) else None
