@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CONFIG ?= $(wildcard llm-edge.yaml)
 PYTEST_ARGS ?=
+# Each with its files whole, because tests of one file share what they started.
+PYTEST_WORKERS ?= 2
 FUZZ_EXAMPLES ?= 10000
 SOAK_SECONDS ?= 120
 
@@ -36,7 +38,7 @@ run: setup ## Run the gateway on 127.0.0.1:8080 and print a working curl line
 
 .PHONY: test
 test: setup peers ## Run every test, real Envoy and Redis included
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: peers
 peers: # nghttp2's clients speak to the lane in the tests; without root and apt those are skipped

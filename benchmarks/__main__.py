@@ -110,7 +110,7 @@ def stream_load(
     streaming.compare(up, MIN_ROUNDS, seconds, found)
     if 4 in up:
         streaming.hold(up[4], seconds, last, found)
-        streaming.cpu_per_token(up[4], MIN_ROUNDS, streaming.ANSWERS, found)
+        streaming.cpu_per_token(up, MIN_ROUNDS, streaming.ANSWERS, found)
         streaming.translated(MIN_ROUNDS, found)
 
 

@@ -6,6 +6,7 @@ Knows rungs and the streaming load. Decides no verdict.
 import statistics
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -24,7 +25,8 @@ STARTS_PER_SECOND = 250  # a steady state, not a herd: 1,000 streams that live f
 DEGRADED_MS = 5.0  # the tail of the gaps may exceed the pace by this before it is the machine's
 STALL_MS = 250.0  # what a reader notices at 20 ms a token
 LONG_CHUNKS = 2000
-ANSWERS = 200  # enough that one answer's CPU is not noise
+ANSWERS = 100  # enough that one answer's CPU is not noise
+LONG_STARTS_PER_SECOND = 10  # 20,000 chunks a second: half of what the machine carries
 SETTLE_SECONDS = 0.5  # the access log of the last answers reaches the processor
 
 
@@ -120,23 +122,28 @@ def hold(rung: Rung, seconds: float, last: int, found: Found) -> None:
         count *= 2
 
 
-def cpu_per_token(rung: Rung, rounds: int, answers: int, found: Found) -> None:
+def cpu_per_token(up: Mapping[int, Rung], rounds: int, answers: int, found: Found) -> None:
     """Measure the processor's CPU for answers of 1 and of 2,000 chunks in turn, idling subtracted.
 
-    The slope may come out below zero: a busy Envoy sends its log in larger batches, which makes
-    every answer a little cheaper.
+    Both at one rate, and with the same 2,000-chunk streams on the machine: through the product, or
+    beside it through plain Envoy. Otherwise a busier machine would be taken for costlier answers.
     """
-    idle = _idle_share(rung)
+    idle = _idle_share(up[4])
     seen: dict[int, list[float]] = {1: [], LONG_CHUNKS: []}
-    for _ in range(rounds):
-        for chunks, spent in seen.items():
-            spent.append(_answer_cpu(rung, answers, chunks, idle) * 1e6)
+    for turn in range(rounds):
+        for chunks in turned(list(seen), turn):
+            beside = up.get(2) if chunks == 1 else None
+            seen[chunks].append(_answer_cpu(up[4], beside, answers, chunks, idle) * 1e6)
     found.answer_us = {chunks: statistics.median(spent) for chunks, spent in seen.items()}
 
 
-def _answer_cpu(rung: Rung, answers: int, chunks: int, idle: float) -> float:
+def _answer_cpu(rung: Rung, beside: Rung | None, answers: int, chunks: int, idle: float) -> float:
+    spread_ms = answers / LONG_STARTS_PER_SECOND * 1000
     before, began = cpu_seconds(rung.processor), time.monotonic()
-    streams.run(spec(rung, answers, chunks, 0.0, answers / STARTS_PER_SECOND * 1000))
+    with ThreadPoolExecutor(1) as others:
+        if beside is not None:
+            others.submit(streams.run, spec(beside, answers, LONG_CHUNKS, 0.0, spread_ms))
+        streams.run(spec(rung, answers, chunks, 0.0, spread_ms))
     time.sleep(SETTLE_SECONDS)
     spent = cpu_seconds(rung.processor) - before
     return max(0.0, spent - idle * (time.monotonic() - began)) / answers

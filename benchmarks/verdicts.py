@@ -12,6 +12,7 @@ PROCESSOR_US = 300.0
 ADDED_P50_MS = 1.5
 ADDED_GAP_P99_MS = 1.0
 STREAMS = 200
+ANSWER_SHARE = 0.10  # how much more an answer of 2,000 chunks may cost than one of one
 RSS_MIB = 120.0
 LANE_CPU_SHARE = 0.40
 LANE_TIMES = 1.25
@@ -54,6 +55,7 @@ def verdicts(summary: Summary) -> list[Verdict]:
             lambda value, limit: value < limit,
         ),
         *_lane(summary),
+        _answers(summary),
     ]
 
 
@@ -118,6 +120,16 @@ def _at_most(
     if value is None:
         return Verdict(target, "NOT MEASURED", "")
     return Verdict(target, _state(fits(value, limit)), f"{value:.2f} {unit}")
+
+
+def _answers(summary: Summary) -> Verdict:
+    target = f"processor CPU of a long answer within {ANSWER_SHARE:.0%} of a short one's"
+    cpu = (summary.get("streaming") or {}).get("answer_us") or {}
+    if len(cpu) != 2:
+        return Verdict(target, "NOT MEASURED", "")
+    short, long = (cpu[chunks] for chunks in sorted(cpu, key=int))
+    share = long / short - 1
+    return Verdict(target, _state(share <= ANSWER_SHARE), f"{short:.0f} us and {long:.0f} us")
 
 
 def _gap(summary: Summary) -> Verdict:

@@ -83,7 +83,7 @@ async def test_killed_mid_load_it_fails_closed_and_comes_back(
             assert time.monotonic() - restarted < RESUMES_WITHIN_S * 5, stack.logs()
         took = time.monotonic() - restarted
         assert all(status == 200 or status >= 500 for status in statuses)
-        assert took < RESUMES_WITHIN_S * 2, f"resumed after {took:.1f} s"  # twice: a loaded machine
+        assert took < RESUMES_WITHIN_S, f"resumed after {took:.1f} s"
         assert (
             await client.post(CHAT, json=GOOD, headers={"authorization": "Bearer wrong"})
         ).status_code == 401
@@ -148,7 +148,7 @@ def test_processor_memory_stays_within_its_bound(fresh_stack: Callable[..., Stac
     """Under 120 MB after real work; of a processor of its own, because bodies of 10 MB stay a while."""
     stack = fresh_stack()
     key = stack.create_key("memory")
-    for _ in range(500):
+    for _ in range(100):
         assert call(stack, key).status_code == 200
     assert stack.processor.rss_mb() < 120
 
