@@ -100,18 +100,35 @@ def test_nobody_else_may_read_it(path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_a_full_disk_leaves_whole_records(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A write that stopped in the middle is taken back, and the next one is whole."""
+    """What found no room is not there in part, and the next one is whole."""
+    monkeypatch.setattr(module, "RESERVE_BYTES", 32)
     opened = Journal(path)
     opened.append(b"before")
-    real = os.write
-    monkeypatch.setattr(module.os, "write", lambda fd, data: real(fd, data[:5]))
-    with pytest.raises(OSError, match="5 of"):
-        opened.append(b"lost")
-    monkeypatch.setattr(module.os, "write", real)
+    with monkeypatch.context() as patch:
+        patch.setattr(module.os, "posix_fallocate", full)
+        with pytest.raises(OSError, match="No space left"):
+            opened.append(b"fits", b"lost, because all or none are written")
+        opened.append(b"in reserve")
     opened.append(b"after")
     opened.close()
-    assert contents(path) == [b"before", b"after"]
+    assert contents(path) == [b"before", b"in reserve", b"after"]
+
+
+def test_what_was_reserved_and_not_used_is_no_record(path: Path) -> None:
+    """A killed process leaves the reserve behind; an empty record is something else."""
+    opened = Journal(path)
+    opened.append(b"one", b"")
+    assert path.stat().st_size == module.RESERVE_BYTES
+    left = path.with_name("left")
+    left.write_bytes(path.read_bytes())
+    opened.close()
+    assert path.stat().st_size == left.stat().st_size - module.RESERVE_BYTES + 8 + 3 + 8
+    assert contents(left) == [b"one", b""]
 
 
 async def test_limits_hold_on_when_the_disk_is_full(
@@ -121,11 +138,8 @@ async def test_limits_hold_on_when_the_disk_is_full(
     bench = MemoryBench(Journal(path))
     key = ("key:a", rules(requests_per_day=2))
 
-    def full(*_: object) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     with monkeypatch.context() as patch:
-        patch.setattr(module.os, "write", full)
+        patch.setattr(module.os, "posix_fallocate", full)
         await bench.admit(key)
         await bench.admit(key)
         await bench.refused(key)
