@@ -47,7 +47,7 @@ peers: # nghttp2's clients speak to the lane in the tests; without root and apt 
 
 .PHONY: fuzz
 fuzz: setup ## Throw 10,000 examples at every property of the lane (FUZZ_EXAMPLES=n)
-	@LLM_EDGE_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest tests/transport/test_fuzz.py \
+	@LLM_EDGE_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest tests/transport/test_fuzz*.py \
 	  --timeout 3600 $(PYTEST_ARGS)
 
 .PHONY: soak
