@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from anthropic import Anthropic
+from openai import OpenAI
 
 from .stack import Stack, start_stack
 
@@ -87,3 +89,17 @@ def fresh_stack(tmp_path: Path, transport: str) -> Iterator[Callable[..., Stack]
     yield start
     for one in running:
         one.stop()
+
+
+@pytest.fixture
+def chat(stack: Stack, key: str) -> Iterator[OpenAI]:
+    """Return OpenAI's client; it will ask for a model at the Anthropic provider."""
+    with OpenAI(base_url=f"{stack.base}/v1", api_key=key, max_retries=0) as made:
+        yield made
+
+
+@pytest.fixture
+def claude(stack: Stack, key: str) -> Iterator[Anthropic]:
+    """Return Anthropic's client; it will ask for a model at an OpenAI provider."""
+    with Anthropic(base_url=stack.base, api_key=key, max_retries=0) as made:
+        yield made
