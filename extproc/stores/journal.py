@@ -116,7 +116,7 @@ class Journal:
         os.close(self._lock)
 
     def _reserve(self, needed: int) -> mmap.mmap:
-        capacity = -(-needed // RESERVE_BYTES) * RESERVE_BYTES
+        capacity = -(-max(needed, 1) // RESERVE_BYTES) * RESERVE_BYTES
         os.posix_fallocate(self._fd, 0, capacity)
         self._unmap()
         self._map = mmap.mmap(self._fd, capacity)

@@ -87,6 +87,15 @@ def test_rewritten_it_is_short_again(path: Path, monkeypatch: pytest.MonkeyPatch
     assert not path.with_suffix(".new").exists()
 
 
+def test_a_state_of_nothing_is_a_state(path: Path) -> None:
+    """A gateway's first start writes down that there is nothing yet."""
+    opened = Journal(path)
+    opened.rewrite([])
+    opened.append(b"first")
+    opened.close()
+    assert contents(path) == [b"first"]
+
+
 def test_one_process_at_a_time(path: Path) -> None:
     first = Journal(path)
     with pytest.raises(BlockingIOError, match="in use by another processor"):
@@ -135,6 +144,7 @@ async def test_limits_hold_on_when_the_disk_is_full(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The journal fails open: counted, and the limit in memory is what it was."""
+    monkeypatch.setattr(module, "RESERVE_BYTES", 32)
     bench = MemoryBench(Journal(path))
     key = ("key:a", rules(requests_per_day=2))
 
