@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from extproc.answers import Entry
 from extproc.domain import Outcome, Principal, Trace
 from extproc.limits import Ask, Grant, Settlement
 
@@ -56,6 +57,22 @@ class Unlimited:
 
     def flush(self) -> None:
         """Do nothing."""
+
+
+class ResponseCache(Protocol):
+    """Keep answers by key, within a bound of bytes. Failure mode: bypass, counted."""
+
+    async def get(self, key: bytes, now_ms: int) -> Entry | None:
+        """Return a fresh entry; suspends only for a remote store, never raises."""
+
+    def put(self, key: bytes, entry: Entry) -> None:
+        """Offer an entry, which admission may decline; never raises, never blocks."""
+
+    async def purge(self, *, tenant: str | None = None, model: str | None = None) -> None:
+        """Forget the entries of a tenant, of a model, of one in the other, or all of them.
+
+        Raises PurgeFailed where a remote store could not be told.
+        """
 
 
 class Observer(Protocol):

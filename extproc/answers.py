@@ -1,0 +1,42 @@
+"""A kept answer.
+
+Knows: its own fields. Must not know: keys, stores, clocks, HTTP.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+
+Form: TypeAlias = Literal["json", "sse"]
+OVERHEAD_BYTES: Final = 512  # of the entry's other fields, its key and its place in the store
+
+
+class Entry(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One complete 200 answer, in the dialect of the endpoint it was given at.
+
+    `form` is how it was recorded: a JSON document, or the events of a stream with the one that
+    tells usage. `tenant` and `model` (the public name) are what it may be purged by. `usage` is
+    input, output and cached input tokens as billed then. Times are unix milliseconds.
+    """
+
+    endpoint: str
+    tenant: str
+    model: str
+    provider: str
+    served_model: str
+    stored_ms: int
+    expires_ms: int
+    form: Form
+    usage: tuple[int, int, int]
+    body: bytes
+
+    @property
+    def weight(self) -> int:
+        """Return what keeping it costs, in bytes."""
+        return len(self.body) + OVERHEAD_BYTES
+
+
+class PurgeFailed(Exception):
+    """A store that could not be told to forget: what it holds may still be served until it ends."""
