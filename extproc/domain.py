@@ -2,6 +2,8 @@
 
 Knows: what a call, a caller, a plan, a usage and an outcome are. Must not know: protobuf, HTTP
 libraries, files, clocks or the event loop.
+What is made for every call is a msgspec Struct: a frozen dataclass takes five times as long to
+build, which was 10 us of a call. `gc=False`, because none of them can be part of a cycle.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, TypeAlias
+
+import msgspec
 
 from extproc.limits import Hold
 
@@ -52,8 +56,7 @@ ENDPOINTS: Mapping[tuple[str, str], Endpoint] = {
 MODELS_PATH = "/v1/models"  # GET, answered by the processor itself
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(msgspec.Struct, frozen=True, gc=False):
     """The request line and headers of one call; names lower-case, repeats joined by ", "."""
 
     method: str
@@ -84,8 +87,7 @@ class KeyRecord:
     last_used_at: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Principal:
+class Principal(msgspec.Struct, frozen=True, gc=False):
     """Who is calling, as the server established it."""
 
     tenant: str
@@ -113,8 +115,7 @@ class Trace:
     sampled: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(msgspec.Struct, frozen=True, gc=False):
     """Half-open byte range of a JSON value in a request body."""
 
     start: int
@@ -124,8 +125,7 @@ class Span:
 NOTHING_SPECIAL: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True, gc=False):
     """A validated request body, read but not re-serialised.
 
     `model_span` covers the JSON string of the top-level `model`, quotes included.
@@ -230,8 +230,7 @@ class Model:
     fallback: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True, gc=False):
     """What Envoy executes: attempt n goes to target n, `timeout_ms` bounds them all together.
 
     `first_byte_ms` bounds how long one attempt may take to begin its answer; None: no such bound.
@@ -259,8 +258,7 @@ class UsageSource(StrEnum):
     NONE = "none"  # the provider answered with an error: nothing was used
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Tokens of one answer; `cached_input` is the part of `input` served from a prompt cache."""
 
     input: int
@@ -277,8 +275,7 @@ class Ended(StrEnum):
     PARTIAL = "partial"  # cut by the client, the provider or a timeout
 
 
-@dataclass(frozen=True, slots=True)
-class LogEntry:
+class LogEntry(msgspec.Struct, frozen=True, gc=False):
     """One access-log entry of a planned call, as Envoy wrote it.
 
     Times are milliseconds, None where that never happened.
@@ -304,8 +301,7 @@ class LogEntry:
     first_downstream_tx_ms: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class FailedAttempt:
+class FailedAttempt(msgspec.Struct, frozen=True, gc=False):
     """One attempt that a provider did not answer well, as Envoy logs it when it ends.
 
     `status` is 0 where there was no answer, `flags` why; the last two are the answer's own words.
@@ -319,8 +315,7 @@ class FailedAttempt:
     resets: str
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """One ledger row: a call that was planned, and what it came to.
 
     Times are unix milliseconds and durations milliseconds; cost is None when no price is known.
@@ -350,16 +345,14 @@ class Outcome:
     retried: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Continue:
+class Continue(msgspec.Struct, frozen=True, gc=False):
     """Let the request go on; ask for its body. `set_headers` are put on the request."""
 
     set_headers: tuple[tuple[str, bytes], ...] = ()
     remove_headers: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Forward:
+class Forward(msgspec.Struct, frozen=True, gc=False):
     """Send the call upstream; `body` is None when the bytes stay as they are."""
 
     plan: Plan
@@ -374,8 +367,7 @@ class Forward:
     hold: Hold | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True, gc=False):
     """Answer the client from here."""
 
     status: int

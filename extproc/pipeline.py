@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from extproc.dialects import anthropic, openai
 from extproc.dialects.directions import DIRECTIONS
 from extproc.domain import (
@@ -75,8 +77,7 @@ class Gateway:
     tracer: Tracer | None = None  # None: nobody asked for spans
 
 
-@dataclass(frozen=True, slots=True)
-class Identified:
+class Identified(msgspec.Struct, frozen=True, gc=False):
     """A caller at an endpoint, before the body is read."""
 
     head: Head

@@ -6,9 +6,10 @@ Knows: the wire codec, the order of messages and the pipeline. Must not know: gR
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from time import perf_counter
 from typing import Final
+
+from msgspec.structs import replace
 
 from extproc import record, wire
 from extproc.domain import ENDPOINTS, MODELS_PATH, Dialect, Reply, Trace

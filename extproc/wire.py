@@ -7,12 +7,12 @@ Source: envoy.service.ext_proc.v3 and envoy.data.accesslog.v3 (extproc/pb/*.prot
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Final
 
+import msgspec
 from google.protobuf.message import DecodeError
 
 from extproc.domain import (
@@ -62,8 +62,7 @@ class Kind(StrEnum):
     UPSTREAM = "upstream"  # the first message of an exchange that translates an attempt
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True, gc=False):
     """One decoded ProcessingRequest; `head` and `body` are set for their kinds alone."""
 
     kind: Kind
@@ -286,30 +285,49 @@ def log_entries(raw: bytes) -> Iterator[LogEntry | FailedAttempt]:
             if MODEL_HEADER in entry.request.request_headers:
                 yield _failed_attempt(entry)
             continue
-        call = metadata[CALL_NAMESPACE].fields
+        call = fields_of(metadata[CALL_NAMESPACE])
         if "record" not in call:
             continue
-        record: str = call["record"].string_value
-        probe = metadata[STREAM_NAMESPACE].fields if STREAM_NAMESPACE in metadata else {}
+        probe = fields_of(metadata[STREAM_NAMESPACE]) if STREAM_NAMESPACE in metadata else {}
+        request, response, start = entry.request, entry.response, common.start_time
         yield LogEntry(
-            record=record,
-            request_id=entry.request.request_id,
-            status=entry.response.response_code.value,
+            record=text_of(call, "record"),
+            request_id=request.request_id,
+            status=response.response_code.value,
             cluster=common.upstream_cluster,
             attempts=common.upstream_request_attempt_count,
             flags=_flags(common),
-            start_ms=common.start_time.seconds * 1000 + common.start_time.nanos // 1_000_000,
+            start_ms=start.seconds * 1000 + start.nanos // 1_000_000,
             duration_ms=_duration_ms(common, "duration") or 0.0,
             first_upstream_tx_ms=_duration_ms(common, "time_to_first_upstream_tx_byte"),
             first_upstream_rx_ms=_duration_ms(common, "time_to_first_upstream_rx_byte"),
             first_chunk_ms=_measured(probe, "ttfc_ms"),
-            request_bytes=entry.request.request_body_bytes,
-            response_bytes=entry.response.response_body_bytes,
-            usage=probe["usage"].string_value if "usage" in probe else "",
+            request_bytes=request.request_body_bytes,
+            response_bytes=response.response_body_bytes,
+            usage=text_of(probe, "usage"),
             events=int(_measured(probe, "events") or 0),
             done=probe["done"].bool_value if "done" in probe else False,
             first_downstream_tx_ms=_duration_ms(common, "time_to_first_downstream_tx_byte"),
         )
+
+
+def fields_of(raw: bytes) -> Mapping[str, Any]:
+    """Read the members of a google.protobuf.Struct; none where it is not one."""
+    struct = core_pb2.Struct()
+    try:
+        struct.ParseFromString(raw)
+    except DecodeError:
+        return {}
+    fields: Mapping[str, Any] = struct.fields
+    return fields
+
+
+def text_of(fields: Mapping[str, Any], name: str) -> str:
+    """Return a member that is text, empty where there is none; what is not UTF-8 is replaced."""
+    if name not in fields:
+        return ""
+    text: bytes = fields[name].string_value
+    return text.decode("utf-8", "replace")
 
 
 def _failed_attempt(entry: Any) -> FailedAttempt:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from google.protobuf.message import DecodeError
 
 from extproc.pb import ext_proc_pb2, processing_mode_pb2
-from extproc.wire import Malformed, set_headers
+from extproc.wire import Malformed, fields_of, set_headers, text_of
 
 _ATTRIBUTES: Final = "envoy.filters.http.ext_proc"
 _SERVED: Final = "llm.served"
@@ -49,7 +49,7 @@ def decode(raw: bytes) -> Message:
         cluster = request.attributes[_ATTRIBUTES].fields["xds.cluster_name"].string_value
         metadata = request.metadata_context.filter_metadata
         if _SERVED in metadata:
-            model = metadata[_SERVED].fields["model"].string_value
+            model = text_of(fields_of(metadata[_SERVED]), "model")
     headers: dict[str, str] = {}
     body, ends = b"", False
     if kind in {"request_headers", "response_headers"}:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from extproc.domain import Ended, LogEntry, Usage, UsageSource
 from extproc.policies.estimate import Estimator

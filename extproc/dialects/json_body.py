@@ -13,7 +13,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -59,8 +58,7 @@ _NESTED_NAMES: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Members:
+class Members(msgspec.Struct, frozen=True, gc=False):
     """The top-level members of a body: decoded values, and where each value stands in the bytes.
 
     `object_start` is the offset just after the opening brace.

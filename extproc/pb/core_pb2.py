@@ -22,10 +22,9 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x65xtproc/pb/core.proto\x12\x14\x65nvoy.config.core.v3\x1a\x1cgoogle/protobuf/struct.proto\"<\n\x0bHeaderValue\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x11\n\traw_value\x18\x03 \x01(\x0c\"\x98\x02\n\x11HeaderValueOption\x12\x31\n\x06header\x18\x01 \x01(\x0b\x32!.envoy.config.core.v3.HeaderValue\x12Q\n\rappend_action\x18\x03 \x01(\x0e\x32:.envoy.config.core.v3.HeaderValueOption.HeaderAppendAction\"}\n\x12HeaderAppendAction\x12\x1b\n\x17\x41PPEND_IF_EXISTS_OR_ADD\x10\x00\x12\x11\n\rADD_IF_ABSENT\x10\x01\x12\x1e\n\x1aOVERWRITE_IF_EXISTS_OR_ADD\x10\x02\x12\x17\n\x13OVERWRITE_IF_EXISTS\x10\x03\"?\n\tHeaderMap\x12\x32\n\x07headers\x18\x01 \x03(\x0b\x32!.envoy.config.core.v3.HeaderValue\"\xa7\x01\n\x08Metadata\x12K\n\x0f\x66ilter_metadata\x18\x01 \x03(\x0b\x32\x32.envoy.config.core.v3.Metadata.FilterMetadataEntry\x1aN\n\x13\x46ilterMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct:\x02\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x65xtproc/pb/core.proto\x12\x14\x65nvoy.config.core.v3\"<\n\x0bHeaderValue\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x11\n\traw_value\x18\x03 \x01(\x0c\"\x98\x02\n\x11HeaderValueOption\x12\x31\n\x06header\x18\x01 \x01(\x0b\x32!.envoy.config.core.v3.HeaderValue\x12Q\n\rappend_action\x18\x03 \x01(\x0e\x32:.envoy.config.core.v3.HeaderValueOption.HeaderAppendAction\"}\n\x12HeaderAppendAction\x12\x1b\n\x17\x41PPEND_IF_EXISTS_OR_ADD\x10\x00\x12\x11\n\rADD_IF_ABSENT\x10\x01\x12\x1e\n\x1aOVERWRITE_IF_EXISTS_OR_ADD\x10\x02\x12\x17\n\x13OVERWRITE_IF_EXISTS\x10\x03\"?\n\tHeaderMap\x12\x32\n\x07headers\x18\x01 \x03(\x0b\x32!.envoy.config.core.v3.HeaderValue\"\x8e\x01\n\x08Metadata\x12K\n\x0f\x66ilter_metadata\x18\x01 \x03(\x0b\x32\x32.envoy.config.core.v3.Metadata.FilterMetadataEntry\x1a\x35\n\x13\x46ilterMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"U\n\x05Value\x12\x16\n\x0cnumber_value\x18\x02 \x01(\x01H\x00\x12\x16\n\x0cstring_value\x18\x03 \x01(\x0cH\x00\x12\x14\n\nbool_value\x18\x04 \x01(\x08H\x00\x42\x06\n\x04kind\"\x8e\x01\n\x06Struct\x12\x38\n\x06\x66ields\x18\x01 \x03(\x0b\x32(.envoy.config.core.v3.Struct.FieldsEntry\x1aJ\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12*\n\x05value\x18\x02 \x01(\x0b\x32\x1b.envoy.config.core.v3.Value:\x02\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,16 +33,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_METADATA_FILTERMETADATAENTRY']._loaded_options = None
   _globals['_METADATA_FILTERMETADATAENTRY']._serialized_options = b'8\001'
-  _globals['_HEADERVALUE']._serialized_start=77
-  _globals['_HEADERVALUE']._serialized_end=137
-  _globals['_HEADERVALUEOPTION']._serialized_start=140
-  _globals['_HEADERVALUEOPTION']._serialized_end=420
-  _globals['_HEADERVALUEOPTION_HEADERAPPENDACTION']._serialized_start=295
-  _globals['_HEADERVALUEOPTION_HEADERAPPENDACTION']._serialized_end=420
-  _globals['_HEADERMAP']._serialized_start=422
-  _globals['_HEADERMAP']._serialized_end=485
-  _globals['_METADATA']._serialized_start=488
-  _globals['_METADATA']._serialized_end=655
-  _globals['_METADATA_FILTERMETADATAENTRY']._serialized_start=577
-  _globals['_METADATA_FILTERMETADATAENTRY']._serialized_end=655
+  _globals['_STRUCT_FIELDSENTRY']._loaded_options = None
+  _globals['_STRUCT_FIELDSENTRY']._serialized_options = b'8\001'
+  _globals['_HEADERVALUE']._serialized_start=47
+  _globals['_HEADERVALUE']._serialized_end=107
+  _globals['_HEADERVALUEOPTION']._serialized_start=110
+  _globals['_HEADERVALUEOPTION']._serialized_end=390
+  _globals['_HEADERVALUEOPTION_HEADERAPPENDACTION']._serialized_start=265
+  _globals['_HEADERVALUEOPTION_HEADERAPPENDACTION']._serialized_end=390
+  _globals['_HEADERMAP']._serialized_start=392
+  _globals['_HEADERMAP']._serialized_end=455
+  _globals['_METADATA']._serialized_start=458
+  _globals['_METADATA']._serialized_end=600
+  _globals['_METADATA_FILTERMETADATAENTRY']._serialized_start=547
+  _globals['_METADATA_FILTERMETADATAENTRY']._serialized_end=600
+  _globals['_VALUE']._serialized_start=602
+  _globals['_VALUE']._serialized_end=687
+  _globals['_STRUCT']._serialized_start=690
+  _globals['_STRUCT']._serialized_end=832
+  _globals['_STRUCT_FIELDSENTRY']._serialized_start=758
+  _globals['_STRUCT_FIELDSENTRY']._serialized_end=832
 # @@protoc_insertion_point(module_scope)

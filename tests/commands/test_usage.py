@@ -2,12 +2,12 @@
 
 import json
 from contextlib import closing
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from msgspec.structs import replace
 
 from extproc.commands.usage import moment_ms, usage, usd
 from extproc.domain import Ended, Outcome, Usage, UsageSource

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from extproc.domain import Model, Plan, Principal, Target
 from extproc.errors import Denied
@@ -195,6 +196,6 @@ def test_the_caller_may_shorten_the_time_limit(asked: str | None, limit_ms: int)
 
 
 def test_the_time_limit_is_that_of_the_kind_of_call() -> None:
-    calls = (call(), call(stream=True), replace(call(), endpoint=EMBEDDINGS))
+    calls = (call(), call(stream=True), structs.replace(call(), endpoint=EMBEDDINGS))
     found = [make(snapshot(PRIORITY), head(), one).timeout_ms for one in calls]
     assert found == [30_000, 120_000, 5_000]

@@ -1,14 +1,15 @@
 """Sums over the ledger are exact, whatever their size."""
 
+import dataclasses
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from extproc.domain import Ended, Outcome, Usage, UsageSource
 from extproc.ports import SilentObserver
@@ -53,7 +54,9 @@ def test_groups_and_counts(kept: Kept) -> None:
     assert usage_report(path, by=("tenant",)) == [
         UsageRow(("acme",), 5, 3, 1, 1, 1, 1, 28, 4, 10, 400)
     ]
-    assert total(usage_report(path)) == replace(usage_report(path, by=("tenant",))[0], group=())
+    assert total(usage_report(path)) == dataclasses.replace(
+        usage_report(path, by=("tenant",))[0], group=()
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from extproc.domain import Outcome, Usage, UsageSource
 from extproc.ports import SilentObserver
@@ -232,7 +232,7 @@ def test_a_flush_nobody_waits_for(
 
 CHILD = """
 import asyncio, resource, signal, sys
-from dataclasses import replace
+from msgspec.structs import replace
 from pathlib import Path
 from extproc.stores.usage_log import SqliteUsageLog
 from tests.stores.test_usage_log import OUTCOME, Watching, outcomes

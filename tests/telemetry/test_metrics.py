@@ -1,9 +1,9 @@
 """Metrics: what a settled call adds, and that no caller can add series."""
 
 import random
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from extproc.domain import Ended, Outcome, Usage, UsageSource

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from extproc.domain import Ended, Principal, Trace, Usage, UsageSource
 from extproc.telemetry import tracing as module
@@ -88,7 +89,8 @@ def test_what_went_wrong_is_an_error(
     """Give the kind of error, and no cost where none is known."""
     with closing(Tracing(collector.endpoint, 1.0, watcher)) as tracing:
         tracing.settled(
-            replace(TRACE, parent_id=0), replace(CALL, cost_pico_usd=None, ttft_ms=None, **changes)
+            dataclasses.replace(TRACE, parent_id=0),
+            replace(CALL, cost_pico_usd=None, ttft_ms=None, **changes),
         )  # type: ignore[arg-type]
     (span,) = collector.spans
     assert span.status.code == span.status.STATUS_CODE_ERROR
