@@ -5,7 +5,7 @@ Knows: names and numbers. Must not know: arithmetic, stores, the configuration o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final, TypeAlias
 
@@ -73,8 +73,12 @@ class Meter:
     limit: int
 
 
-# A counter as answers tell it: the beginning of its text, slot, window, limit, is it of tokens.
-Shown: TypeAlias = tuple[bytes, int, int, int, bool]
+# A counter as answers tell it: the beginning of its text, slot, window, limit, the limit as text,
+# is it of tokens.
+Shown: TypeAlias = tuple[bytes, int, int, int, bytes, bool]
+# A meter as the arithmetic reads it: slot, unit, window, limit, budget, itself. Plain integers,
+# because an index that is an enum's takes three times as long, and this is read for every call.
+Counted: TypeAlias = tuple[int, int, int, int, bool, Meter]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,13 @@ class Rules:
     mask: int = 0  # a bit per slot that is charged
     rate_shown: bytes = b""  # how the answer's headers begin to tell the rate, empty: they do not
     shown: tuple[Shown, ...] = ()
+    counted: tuple[Counted, ...] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        counted = tuple(
+            (m.slot, int(m.unit), int(m.window), m.limit, m.budget, m) for m in self.meters
+        )
+        object.__setattr__(self, "counted", counted)
 
 
 @dataclass(frozen=True, slots=True)

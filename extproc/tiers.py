@@ -88,4 +88,6 @@ def rules_of(scope: Scope, written: Written | None) -> Rules | None:
 
 def _shown(meter: Meter) -> Shown:
     text = b'"%b";r=' % meter.label.encode()
-    return text, meter.slot, int(meter.window), meter.limit, meter.unit is Unit.TOKENS
+    limit = meter.limit
+    told = b"%d" % limit
+    return text, meter.slot, int(meter.window), limit, told, meter.unit is Unit.TOKENS

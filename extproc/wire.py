@@ -44,7 +44,6 @@ _CONTINUE_HEADERS: Final = ext_proc_pb2.ProcessingResponse(
 ).SerializeToString()
 MAX_MEASURED: Final = 2**53  # above it a double skips whole numbers; NaN is not below it
 _VARINT_BITS: Final = 0x7F  # seven bits a byte, the eighth says that more follow
-_ONE_BYTE: Final = tuple(bytes((size,)) for size in range(_VARINT_BITS + 1))
 _CLEAR_ROUTE_CACHE: Final = b"\x28\x01"  # CommonResponse field 5
 _DYNAMIC_METADATA_TAG: Final = b"\x42"  # ProcessingResponse field 8, length-delimited
 
@@ -140,17 +139,14 @@ def encode_forward(forward: Forward, record: bytes) -> bytes:
         call += _number(b"model_start", span.start) + _number(b"model_stop", span.stop)
     metadata = route + _struct(CALL, call + _string(b"record", record))
     if forward.headers:
-        limits = [_limit(name, value) for name, value in forward.headers]
+        limits = [_string(_name(name), value) for name, value in forward.headers]
         metadata += _struct(LIMITS, b"".join(limits))
-    headers = _sending(len(plan.attempts) - 1, plan.timeout_ms, plan.first_byte_ms)
-    body = forward.body
-    if body is None:
-        common = _message(2, headers) + _CLEAR_ROUTE_CACHE
+    retries = len(plan.attempts) - 1
+    if forward.body is None:
+        reply = _unchanged(retries, plan.timeout_ms, plan.first_byte_ms)
     else:
-        # Because in BUFFERED mode Envoy checks the length against the new body.
-        headers += _header(b"content-length", b"%d" % len(body))
-        common = _message(2, headers) + _message(3, _message(1, body)) + _CLEAR_ROUTE_CACHE
-    reply = _message(3, _message(1, common))
+        headers = _sending(retries, plan.timeout_ms, plan.first_byte_ms)
+        reply = _changed(headers, forward.body)
     return reply + _DYNAMIC_METADATA_TAG + _sized(metadata)
 
 
@@ -177,18 +173,28 @@ def _varint(number: int) -> bytes:
 
 
 def _sized(data: bytes) -> bytes:
-    size = len(data)
-    if size <= _VARINT_BITS:
-        return _ONE_BYTE[size] + data
-    return _varint(size) + data
+    return _size(len(data)) + data
+
+
+@lru_cache(maxsize=16384)  # most messages are a few KB
+def _size(size: int) -> bytes:
+    return _varint(size)
 
 
 def _entry(key: bytes, value: bytes) -> bytes:
-    return b"\x0a" + _sized(b"\x0a" + _ONE_BYTE[len(key)] + key + b"\x12" + _sized(value))
+    return _before(key, b"", len(value)) + value
 
 
 def _string(key: bytes, value: bytes) -> bytes:
-    return _entry(key, b"\x1a" + _sized(value))
+    return _before(key, b"\x1a", len(value)) + value
+
+
+@lru_cache(maxsize=16384)  # a few dozen keys by the sizes of their values
+def _before(key: bytes, tag: bytes, size: int) -> bytes:
+    """Encode what stands before a value of so many bytes: map entry, key, and the value's tag."""
+    inner = tag + _varint(size) if tag else b""
+    start = b"\x0a" + _sized(key) + b"\x12" + _varint(len(inner) + size) + inner
+    return b"\x0a" + _varint(len(start) + size) + start
 
 
 def _bool(key: bytes, value: bool) -> bytes:
@@ -208,7 +214,7 @@ def _text(value: str) -> bytes:
 
 
 def _struct(namespace: bytes, fields: bytes) -> bytes:
-    return _entry(namespace, b"\x2a" + _sized(fields))
+    return _before(namespace, b"\x2a", len(fields)) + fields
 
 
 @lru_cache(maxsize=4096)  # bounded by models x orders of their targets x kinds of call
@@ -252,9 +258,23 @@ def _header(key: bytes, value: bytes) -> bytes:
     return _message(1, _message(1, pair) + b"\x18%c" % OVERWRITE)
 
 
-@lru_cache(maxsize=4096)  # most values are those of the last call: limits, policies, resets
-def _limit(name: str, value: bytes) -> bytes:
-    return _string(name.encode(), value)
+@lru_cache(maxsize=64)
+def _name(text: str) -> bytes:
+    return text.encode()
+
+
+@lru_cache(maxsize=4096)
+def _unchanged(retries: int, timeout_ms: int, first_byte_ms: int | None) -> bytes:
+    """Encode the reply to a body that stays as it is."""
+    headers = _sending(retries, timeout_ms, first_byte_ms)
+    return _message(3, _message(1, _message(2, headers) + _CLEAR_ROUTE_CACHE))
+
+
+def _changed(headers: bytes, body: bytes) -> bytes:
+    # Because in BUFFERED mode Envoy checks the length against the new body.
+    headers += _header(b"content-length", b"%d" % len(body))
+    common = _message(2, headers) + _message(3, _message(1, body)) + _CLEAR_ROUTE_CACHE
+    return _message(3, _message(1, common))
 
 
 @lru_cache(maxsize=4096)

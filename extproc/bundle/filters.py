@@ -13,6 +13,7 @@ from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutatio
 from envoy_data_plane.envoy.config.core.v3 import GrpcService, GrpcServiceEnvoyGrpc
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
     ExternalProcessor,
+    HeaderForwardingRules,
     MetadataOptions,
     MetadataOptionsMetadataNamespaces,
     ProcessingMode,
@@ -22,6 +23,7 @@ from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
 from envoy_data_plane.envoy.extensions.filters.http.lua.v3 import Lua
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
+from envoy_data_plane.envoy.type.matcher.v3 import ListStringMatcher, StringMatcher
 from envoy_data_plane.envoy.type.v3 import HttpStatus, StatusCode
 
 from extproc.bundle.access_log import attempt_log
@@ -29,6 +31,7 @@ from extproc.bundle.cors import cors_filters
 from extproc.bundle.messages import http_filter, inline, seconds
 from extproc.bundle.places import CALL, LIMITS, PLAN, PROCESSOR, SERVED
 from extproc.bundle.processor import REQUEST_RETRIES, reconnect
+from extproc.headers import READ
 from extproc.schema import Cors
 
 DECIDE: Final = "llm-edge.decide"
@@ -91,6 +94,9 @@ def _decide() -> ExternalProcessor:
         # The processor sets x-envoy-max-retries and the timeout, which Envoy protects by default.
         mutation_rules=HeaderMutationRules(allow_envoy=True, allow_all_routing=False),
         allow_content_length_header=True,
+        forward_rules=HeaderForwardingRules(
+            allowed_headers=ListStringMatcher([StringMatcher(exact=name) for name in READ])
+        ),
         metadata_options=MetadataOptions(
             receiving_namespaces=MetadataOptionsMetadataNamespaces(
                 untyped=[PLAN, CALL, LIMITS, SERVED]

@@ -18,10 +18,10 @@ from typing import Final
 
 from extproc.domain import KeyRecord, Principal
 from extproc.errors import Denied
+from extproc.headers import CREDENTIALS
 
 KEY_TOKEN_BYTES: Final = 32  # 256 bits: out of reach of guessing for as long as BLAKE2 stands
 MAX_CREDENTIAL_BYTES: Final = 16_384  # IdPs put group lists into tokens; beyond this it is abuse
-CREDENTIAL_HEADERS: Final = ("authorization", "x-api-key", "api-key")
 
 API_KEY_PATTERN: Final = re.compile(r"sk_[A-Za-z0-9_-]{43}", re.ASCII)
 JWT_PATTERN: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
@@ -49,7 +49,7 @@ def find_credential(headers: Mapping[str, str]) -> str | None:
     differ (RFC 6750, 2.1; the `x-api-key` of Anthropic, the `api-key` of Azure OpenAI).
     """
     found: str | None = None
-    for name in CREDENTIAL_HEADERS:
+    for name in CREDENTIALS:
         value = headers.get(name)
         if value is None:
             continue

@@ -12,11 +12,21 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final, TypeAlias
 
-from extproc.limits import DAY_US, MINUTE_US, US_PER_MS, US_PER_S, Rules, Scope, Unit, Window
+from extproc.limits import (
+    DAY_US,
+    MAX_LIMIT,
+    MINUTE_US,
+    US_PER_MS,
+    US_PER_S,
+    Rules,
+    Scope,
+    Unit,
+    Window,
+)
 from extproc.policies.quota import Held, Windows, arrival_us, window_end_us
 
 Headers: TypeAlias = tuple[tuple[str, bytes], ...]
-_Told: TypeAlias = tuple[int, int, int]  # what is left, of how much, until when
+_Told: TypeAlias = tuple[int, bytes, int]  # what is left, of how much, until when
 
 POLICY: Final = "ratelimit-policy"
 STATE: Final = "ratelimit"
@@ -69,35 +79,40 @@ def limit_headers(
     states: list[bytes] = []
     requests: _Told | None = None
     tokens: _Told | None = None
+    fewest_requests = fewest_tokens = MAX_LIMIT + 1
     for account, rules in held:
         if rules.rate_shown and rules.interval_us:
             tat = arrival_us(account, rules, now_us)
             left = (now_us + rules.tolerance_us - tat) // rules.interval_us
             states.append(b"%b%d;t=%d" % (rules.rate_shown, left, -((now_us - tat) // US_PER_S)))
-            if requests is None or left < requests[0]:
-                requests = (left, rules.burst, tat)
+            if left < fewest_requests:
+                fewest_requests = left
+                requests = left, b"%d" % rules.burst, tat
         ids, used = account.ids, account.used
-        for text, slot, window, limit, of_tokens in rules.shown:
+        for text, slot, window, limit, told, of_tokens in rules.shown:
             left = limit - used[slot] if ids[slot] == windows[window] else limit
             left = max(left, 0)
             end = ends[window]
             states.append(b"%b%d;t=%d" % (text, left, -((now_us - end) // US_PER_S)))
             if of_tokens:
-                if tokens is None or left < tokens[0]:
-                    tokens = (left, limit, end)
-            elif requests is None or left < requests[0]:
-                requests = (left, limit, end)
+                if left < fewest_tokens:
+                    fewest_tokens = left
+                    tokens = left, told, end
+            elif left < fewest_requests:
+                fewest_requests = left
+                requests = left, told, end
     if not states:
         return ()
     found: list[tuple[str, bytes]] = [(POLICY, policy), (STATE, b", ".join(states))]
     names = NAMES[dialect]
-    for told, at in ((requests, 0), (tokens, 3)):
-        if told is not None:
-            left, limit, end = told
-            found.append((names[at], b"%d" % limit))
-            found.append((names[at + 1], b"%d" % left))
-            reset = _span(end - now_us) if dialect == "openai" else _moment(end)
-            found.append((names[at + 2], reset))
+    if requests is not None:
+        left, told, end = requests
+        reset = _span(end - now_us) if dialect == "openai" else _moment(end)
+        found += ((names[0], told), (names[1], b"%d" % left), (names[2], reset))
+    if tokens is not None:
+        left, told, end = tokens
+        reset = _span(end - now_us) if dialect == "openai" else _moment(end)
+        found += ((names[3], told), (names[4], b"%d" % left), (names[5], reset))
     return tuple(found)
 
 

@@ -8,7 +8,7 @@ Source of the rate's arithmetic: GCRA, ITU-T I.371; `tat` is the theoretical arr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TypeAlias
@@ -87,7 +87,10 @@ def arrival_us(account: Account, rules: Rules, now_us: int) -> int:
 
     Because a clock that was set back must not lock an account out for longer than its burst.
     """
-    return max(now_us, min(account.tat_us, now_us + rules.tolerance_us))
+    tat_us = account.tat_us
+    if tat_us <= now_us:
+        return now_us
+    return min(tat_us, now_us + rules.tolerance_us)
 
 
 def used_of(account: Account, meter: Meter, windows: Windows) -> int:
@@ -103,31 +106,48 @@ def decide(
     Of several limits that refuse, the one that refuses longest is named, so that its wait is true.
     Charges nothing.
     """
-    output = ask.output
+    output = wanted = ask.output
+    fixed, per_output = ask.fixed, ask.per_output
     refused: Refusal | None = None
+    tight = False
     for account, rules in held:
         if rules.interval_us and account.tat_us > now_us:
             tat = arrival_us(account, rules, now_us)
             late = tat + rules.interval_us - rules.tolerance_us - now_us
             if late > 0:
                 refused = _longer(refused, Refusal(rules, None, late))
-        for meter in rules.meters:
-            # A rate leaves its whole limit here, because the rest of it comes back soon.
-            left = meter.limit - (used_of(account, meter, windows) if meter.budget else 0)
-            room = left - ask.fixed[meter.unit]
-            per = ask.per_output[meter.unit]
+        ids, used = account.ids, account.used
+        for slot, unit, window, limit, budget, meter in rules.counted:
+            left = limit - used[slot] if ids[slot] == windows[window] else limit
+            per = per_output[unit]
+            if per * wanted <= left - fixed[unit]:
+                continue
+            if not budget:
+                # A rate leaves its whole limit here, because the rest of it comes back soon.
+                left = limit
+                tight = True
+            room = left - fixed[unit]
             if per * output > room:
                 if per and room >= per:
                     output = room // per
                 else:
                     refused = _longer(refused, _over(ask, rules, meter, now_us, windows))
-    for account, rules in held:
-        for meter in rules.meters:
-            if not meter.budget:
-                left = meter.limit - used_of(account, meter, windows)
-                if ask.fixed[meter.unit] + ask.per_output[meter.unit] * output > left:
-                    refused = _longer(refused, _over(ask, rules, meter, now_us, windows))
+    if tight:
+        for refusal in _rates(ask, held, output, now_us, windows):
+            refused = _longer(refused, refusal)
     return output, refused
+
+
+def _rates(
+    ask: Ask, held: Sequence[Held], output: int, now_us: int, windows: Windows
+) -> Iterator[Refusal]:
+    """Find the limits that come back and do not fit, now that the answer is bounded."""
+    for account, rules in held:
+        for _, unit, _, limit, budget, meter in rules.counted:
+            if not budget:
+                left = limit - used_of(account, meter, windows)
+                if ask.fixed[unit] + ask.per_output[unit] * output > left:
+                    yield _over(ask, rules, meter, now_us, windows)
 
 
 def _over(ask: Ask, rules: Rules, meter: Meter, now_us: int, windows: Windows) -> Refusal:
@@ -156,13 +176,13 @@ def charge(
     for account, rules in held:
         if rules.interval_us:
             account.tat_us = arrival_us(account, rules, now_us) + rules.interval_us
-        for meter in rules.meters:
-            slot, window = meter.slot, windows[meter.window]
-            if account.ids[slot] == window:
-                account.used[slot] += amount[meter.unit]
+        ids, used = account.ids, account.used
+        for slot, unit, window, _, _, _ in rules.counted:
+            if ids[slot] == windows[window]:
+                used[slot] += amount[unit]
             else:
-                account.ids[slot] = window
-                account.used[slot] = amount[meter.unit]
+                ids[slot] = windows[window]
+                used[slot] = amount[unit]
         account.active += 1
 
 
@@ -180,10 +200,10 @@ def correct(held: Sequence[Held], change: tuple[int, int, int], windows: Windows
     A window that has passed meanwhile is left alone, because its counter is of another one now.
     """
     for account, rules in held:
-        for meter in rules.meters:
-            slot = meter.slot
-            if account.ids[slot] == windows[meter.window]:
-                account.used[slot] += change[meter.unit]
+        ids, used = account.ids, account.used
+        for slot, unit, window, _, _, _ in rules.counted:
+            if ids[slot] == windows[window]:
+                used[slot] += change[unit]
 
 
 def is_idle(account: Account, now_us: int, windows: Windows) -> bool:

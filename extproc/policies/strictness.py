@@ -6,7 +6,8 @@ Knows: plans, and the names of what a translation loses. Must not know: dialects
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from extproc.domain import Dialect, Plan
 from extproc.errors import Denied

@@ -1,0 +1,16 @@
+"""The request headers a decision reads; Envoy sends the processor no others.
+
+Knows: names. Must not know: what they mean. What is not sent costs nothing to encode, carry and
+decode, and a cookie or a proxy's secret is not there to be leaked.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+CREDENTIALS: Final = ("authorization", "x-api-key", "api-key")
+READ: Final = (
+    *(":method", ":path", *CREDENTIALS),
+    *("x-request-id", "content-length", "x-forwarded-for", "anthropic-version", "traceparent"),
+    *("x-llm-provider", "x-llm-strategy", "x-llm-timeout-ms", "cache-control"),
+)
