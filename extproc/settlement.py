@@ -15,7 +15,12 @@ from extproc.policies.estimate import Estimator
 from extproc.policies.usage import read_usage
 from extproc.record import Record, price_of
 
+# Plain integers, because these are compared for every call, and an enum takes a look-up each time.
+OK: Final = int(HTTPStatus.OK)
+ERRORS: Final = int(HTTPStatus.BAD_REQUEST)  # from here on
+SERVER_ERRORS: Final = int(HTTPStatus.INTERNAL_SERVER_ERROR)  # and from here on
 NOT_THE_CALLERS: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
+CERTAIN: Final = frozenset({UsageSource.PROVIDER, UsageSource.NONE})
 NOTHING: Final = Usage(0, 0, 0, UsageSource.NONE)
 
 
@@ -58,11 +63,10 @@ def settlement_of(outcome: Outcome, record: Record) -> Settlement:
     """
     usage = outcome.usage
     served = outcome.ended is not Ended.FAILED or (
-        HTTPStatus.BAD_REQUEST <= outcome.status < HTTPStatus.INTERNAL_SERVER_ERROR
-        and outcome.status not in NOT_THE_CALLERS
+        ERRORS <= outcome.status < SERVER_ERRORS and outcome.status not in NOT_THE_CALLERS
     )
     amount = (int(served), usage.input + usage.output, outcome.cost_pico_usd or 0)
-    certain = usage.source in {UsageSource.PROVIDER, UsageSource.NONE}
+    certain = usage.source in CERTAIN
     return Settlement(record.id, amount, certain, record.hold)
 
 
@@ -73,10 +77,10 @@ def _retried(entry: LogEntry, record: Record) -> tuple[str, ...]:
 
 
 def _ended(entry: LogEntry) -> Ended:
-    if entry.status >= HTTPStatus.BAD_REQUEST:
+    if entry.status >= ERRORS:
         # Because a client that leaves while an error is written has still had its answer decided.
         return Ended.FAILED
-    if entry.status < HTTPStatus.OK or not entry.done:
+    if entry.status < OK or not entry.done:
         return Ended.PARTIAL
     return Ended.FINISHED
 

@@ -84,10 +84,21 @@ class Estimator:
         """
         if usage.source is not UsageSource.PROVIDER:
             return
-        self._learn(model, "prompt", prompt_bytes, usage.input)
-        self._learn(model, "stream" if stream else "plain", response_bytes, usage.output)
         ratios = self._models.get(model)
-        if ratios is not None and usage.output <= MAX_BELIEVED_TOKENS:
+        if ratios is not None:
+            self._models.move_to_end(model)
+        elif usage.input > 0 or usage.output > 0:
+            ratios = self._models[model] = _Ratios()
+            if len(self._models) > MAX_MODELS:
+                self._models.popitem(last=False)
+        else:
+            return
+        ratios.prompt = self._learn("prompt", ratios.prompt, prompt_bytes, usage.input)
+        if stream:
+            ratios.stream = self._learn("stream", ratios.stream, response_bytes, usage.output)
+        else:
+            ratios.plain = self._learn("plain", ratios.plain, response_bytes, usage.output)
+        if usage.output <= MAX_BELIEVED_TOKENS:
             ratios.output.add(usage.output)
 
     def estimate_input(self, model: str, prompt_bytes: int) -> int:
@@ -129,23 +140,17 @@ class Estimator:
         error = self._errors[kind]
         return error.value if error.count else None
 
-    def _learn(self, model: str, kind: Kind, size_bytes: int, tokens: int) -> None:
+    def _learn(self, kind: Kind, mean: _Mean | None, size_bytes: int, tokens: int) -> _Mean | None:
+        """Note the error of the estimate that would have been made, then move the ratio."""
         if not (size_bytes > 0 and 0 < tokens <= MAX_BELIEVED_TOKENS):
-            return
-        error = abs(self._estimate(model, kind, size_bytes) - tokens) / tokens
-        self._errors[kind].add(min(error, MAX_ERROR))
-        ratios = self._models.get(model)
-        if ratios is None:
-            ratios = self._models[model] = _Ratios()
-            if len(self._models) > MAX_MODELS:
-                self._models.popitem(last=False)
-        self._models.move_to_end(model)
-        mean: _Mean | None = getattr(ratios, kind)
+            return mean
+        size_bytes = min(size_bytes, MAX_BYTES)
         if mean is None:
             mean = _Mean(PRIORS[kind])
-            setattr(ratios, kind, mean)
-        ratio = min(size_bytes, MAX_BYTES) / tokens
-        mean.add(min(max(ratio, MIN_BYTES_PER_TOKEN), MAX_BYTES_PER_TOKEN))
+        error = abs(ceil(size_bytes / mean.value) - tokens) / tokens
+        self._errors[kind].add(min(error, MAX_ERROR))
+        mean.add(min(max(size_bytes / tokens, MIN_BYTES_PER_TOKEN), MAX_BYTES_PER_TOKEN))
+        return mean
 
     def _estimate(self, model: str, kind: Kind, size_bytes: int) -> int:
         if size_bytes <= 0:
