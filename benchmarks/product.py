@@ -8,8 +8,10 @@ processor, Envoy runs in the state directory.
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,9 +45,19 @@ class Product:
     socket: Path
 
 
-def available() -> bool:
-    """Tell whether this tree has the product's commands."""
-    return (ROOT / "extproc" / "cli.py").is_file()
+def wheel(bench: Path) -> Path:
+    """Unpack the wheel of `make wheel` below `bench` and return where: compiled, as shipped."""
+    found = sorted((ROOT / "dist").glob("llm_edge_agent-*.whl"))
+    if not found:
+        raise StartError("no wheel in dist/: run `make wheel`")
+    # One folder a build, because what runs from an older one still reads it.
+    home = bench / f"wheel-{found[-1].stat().st_mtime_ns}"
+    if not home.is_dir():
+        for old in bench.glob("wheel-*"):
+            shutil.rmtree(old, ignore_errors=True)
+        with zipfile.ZipFile(found[-1]) as packed:
+            packed.extractall(home)
+    return home
 
 
 def config(port: int, admin_port: int, json_port: int, sse_port: int) -> dict[str, Any]:
@@ -90,14 +102,14 @@ def product(
     json_port: int,
     sse_port: int,
     name: str = "product",
+    *,
     change: Callable[[dict[str, Any]], None] | None = None,
+    tree: Path = ROOT,
 ) -> Iterator[Product]:
-    """Run the product below `run`; yield it when its gateway port answers.
+    """Run the product of a tree below `run`; yield it when its gateway port answers.
 
     `change` is shown the configuration before it is written.
     """
-    if not available():
-        raise StartError("extproc/cli.py is not there yet")
     home = run / name
     envoy_home = home / STATE / ENVOY
     envoy_home.mkdir(parents=True, mode=0o700)
@@ -106,13 +118,14 @@ def product(
     if change is not None:
         change(wanted)
     (home / CONFIG).write_text(json.dumps(wanted, indent=1))
-    _command(home, "bundle", "--out", f"{STATE}/{ENVOY}")
-    created = _command(home, "keys", "create", "--tier", "enterprise", "--name", "bench")
+    env = {"PYTHONPATH": str(tree)}
+    _command(env, home, "bundle", "--out", f"{STATE}/{ENVOY}")
+    created = _command(env, home, "keys", "create", "--tier", "enterprise", "--name", "bench")
     key = next((word for word in created.split() if word.startswith("sk_")), "")
     if not key:
         raise StartError(f"keys create printed no key: {created[-300:]}")
     serve = [*COMMAND, "serve", "--config", CONFIG]
-    with running("processor", serve, home, _env()) as processor:
+    with running("processor", serve, home, env) as processor:
         wait_path(envoy_home / SOCKET, processor)
         wait_port(admin_port, processor)
         with running("envoy", envoy.argv(Path(BOOTSTRAP)), envoy_home) as proxy:
@@ -120,16 +133,12 @@ def product(
             yield Product(port, key, processor, proxy, envoy_home / SOCKET)
 
 
-def _env() -> dict[str, str]:
-    return {"PYTHONPATH": str(ROOT)}
-
-
-def _command(home: Path, *words: str) -> str:
+def _command(env: dict[str, str], home: Path, *words: str) -> str:
     argv = [*COMMAND, words[0], *words[1:], "--config", CONFIG]
     done = subprocess.run(
         argv,
         cwd=home,
-        env={**os.environ, **_env()},
+        env={**os.environ, **env},
         capture_output=True,
         text=True,
         check=False,

@@ -23,6 +23,7 @@ NAMES = {
     5: "LiteLLM proxy",
     6: "Portkey gateway",
     7: "Envoy + no-op on grpcio",
+    8: "LLM Edge Agent, not compiled",
 }
 NO_OPS = {3: "lane", 7: "grpcio"}
 PEERS = frozenset({5, 6})
@@ -70,10 +71,11 @@ def start(
         1: lambda: _direct(upstream),
         2: lambda: _bare(run, upstream),
         3: lambda: _noop(3, run, upstream),
-        4: lambda: _product(run, upstream),
+        4: lambda: _product(4, run, upstream, ours.wheel(bench)),
         5: lambda: _litellm(bench, run, upstream),
         6: lambda: _portkey(bench, run, upstream),
         7: lambda: _noop(7, run, upstream),
+        8: lambda: _product(8, run, upstream, ours.ROOT),
     }
     up: dict[int, Rung] = {}
     skipped: dict[int, str] = {}
@@ -189,10 +191,11 @@ def _noop(number: int, run: Path, mocks: Mocks) -> Iterator[Rung]:
 
 
 @contextlib.contextmanager
-def _product(run: Path, mocks: Mocks) -> Iterator[Rung]:
-    with ours.product(run, mocks.json_port, mocks.sse_port) as up:
+def _product(number: int, run: Path, mocks: Mocks, tree: Path) -> Iterator[Rung]:
+    ports = mocks.json_port, mocks.sse_port
+    with ours.product(run, *ports, f"product-{number}", tree=tree) as up:
         yield Rung(
-            4,
+            number,
             _url(up.port),
             model=ours.MODEL,
             headers={"authorization": f"Bearer {up.key}"},

@@ -89,7 +89,7 @@ class Recall:
             call_id, change = fields
             reservation = self.open.pop(call_id, None)
             if reservation is not None:
-                quota.correct(reservation.held, change, reservation.windows)
+                quota.correct(reservation.held, tuple(change), reservation.windows)
                 for account, _ in reservation.held:
                     account.active -= 1
 
@@ -98,7 +98,8 @@ class Recall:
     ) -> None:
         subjects = [(name, _rules_of(name, mask)) for name, mask, _ in held]
         pairs = [(self._account(name), rules) for name, rules in subjects]
-        reservation = Reservation(subjects, pairs, tuple(amount), tuple(windows), expires_us)
+        windows = tuple(windows)
+        reservation = Reservation(subjects, pairs, tuple(amount), windows, expires_us)
         if charged:
             for account, _ in pairs:
                 account.active += 1
