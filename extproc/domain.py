@@ -157,6 +157,8 @@ class Price:
 
     A prompt of more than `above_tokens` is charged at `above` from its first token on, answer
     included, as the providers of long contexts do; 0 and None where there is one price.
+    `cache_write` is of what a prompt cache was written with, None: as any input;
+    `cache_write_1h` of what it keeps for an hour, None: as any of that.
     """
 
     input: int
@@ -164,6 +166,8 @@ class Price:
     cached_input: int
     above_tokens: int = 0
     above: Price | None = None
+    cache_write: int | None = None
+    cache_write_1h: int | None = None
 
     def of(self, input_tokens: int) -> Price:
         """Return the price that a prompt of so many tokens has."""
@@ -259,12 +263,18 @@ class UsageSource(StrEnum):
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
-    """Tokens of one answer; `cached_input` is the part of `input` served from a prompt cache."""
+    """Tokens of one answer.
+
+    `cached_input` is the part of `input` served from a prompt cache, `cache_write` the part one was
+    written with, and `cache_write_1h` the part of that which it keeps for an hour.
+    """
 
     input: int
     output: int
     cached_input: int
     source: UsageSource
+    cache_write: int = 0
+    cache_write_1h: int = 0
 
 
 class Ended(StrEnum):

@@ -169,7 +169,7 @@ async def admit(gateway: Gateway, identified: Identified, body: bytes) -> Forwar
         caller = identified.endpoint.dialect
         plan = strictness.enforce(plan, caller, lambda: DIRECTIONS[caller].request(body, "").lossy)
     call_id = gateway.new_id()
-    grant = await _reserve(gateway, identified, call_id, call, plan)
+    grant = await _reserve(gateway, identified, call_id, call, plan, body)
     try:
         rewritten = dialect.rewrite(body, call, plan.attempts[0].model, grant.output or None)
     except BaseException:  # a bug must not hold a slot for the length of a lease
@@ -190,7 +190,7 @@ async def admit(gateway: Gateway, identified: Identified, body: bytes) -> Forwar
 
 
 async def _reserve(
-    gateway: Gateway, identified: Identified, call_id: str, call: Call, plan: Plan
+    gateway: Gateway, identified: Identified, call_id: str, call: Call, plan: Plan, body: bytes
 ) -> Grant:
     snapshot, principal = identified.snapshot, identified.principal
     tier = snapshot.tiers[principal.tier]
@@ -208,6 +208,7 @@ async def _reserve(
         prompt_tokens=gateway.estimator.reserve_input(call.model, call.text_bytes),
         usual_output=snapshot.models[call.model].max_output_tokens,
         timeout_ms=plan.timeout_ms,
+        may_keep_an_hour=lambda: anthropic.may_keep_an_hour(body),
     )
     return await gateway.ledger.admit(ask)
 

@@ -18,13 +18,15 @@ from extproc.limits import Hold
 class Attempt(msgspec.Struct, array_like=True, frozen=True):
     """One planned target; prices in pico-USD per token, None where unknown.
 
-    `price` is input, output, cached input; `above` the same of long prompts after their threshold.
+    `price` is input, output, cached input; `above` the same of long prompts after their threshold;
+    `writes` the prices of cache writes, for minutes and an hour, then those of long prompts.
     """
 
     provider: str
     model: str
     price: tuple[int, int, int] | None
     above: tuple[int, int, int, int] | None = None
+    writes: tuple[int | None, int | None, int | None, int | None] | None = None
 
 
 class Record(msgspec.Struct, array_like=True, frozen=True):
@@ -84,6 +86,7 @@ def _shared(  # noqa: PLR0917 (the cache's key is its arguments)
             if target.price
             else None,
             _above(target.price),
+            _writes(target.price),
         )
         for target in once(targets)
     ]
@@ -102,9 +105,11 @@ def price_of(attempt: Attempt) -> Price | None:
     """Return the attempt's price as planned."""
     if attempt.price is None:
         return None
+    short, long, above_short, above_long = attempt.writes or (None, None, None, None)
     if attempt.above is None:
-        return Price(*attempt.price)
-    return Price(*attempt.price, attempt.above[0], Price(*attempt.above[1:]))
+        return Price(*attempt.price, cache_write=short, cache_write_1h=long)
+    above = Price(*attempt.above[1:], cache_write=above_short, cache_write_1h=above_long)
+    return Price(*attempt.price, attempt.above[0], above, short, long)
 
 
 def _above(price: Price | None) -> tuple[int, int, int, int] | None:
@@ -112,3 +117,13 @@ def _above(price: Price | None) -> tuple[int, int, int, int] | None:
         return None
     above = price.above
     return price.above_tokens, above.input, above.output, above.cached_input
+
+
+def _writes(
+    price: Price | None,
+) -> tuple[int | None, int | None, int | None, int | None] | None:
+    if price is None:
+        return None
+    above = price.above or price
+    found = (price.cache_write, price.cache_write_1h, above.cache_write, above.cache_write_1h)
+    return None if found == (None, None, None, None) else found

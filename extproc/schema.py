@@ -237,6 +237,9 @@ class TierPrices(_Section):
     input: UsdPerMillion
     output: UsdPerMillion = Decimal(0)
     cached_input: UsdPerMillion | None = None
+    # What a prompt cache is written with, and for an hour; see snapshot.py for what is not written.
+    cache_write: UsdPerMillion | None = None
+    cache_write_1h: UsdPerMillion | None = None
 
 
 class LongPrices(TierPrices):

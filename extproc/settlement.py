@@ -8,6 +8,8 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Final
 
+import msgspec
+
 from extproc.domain import Ended, LogEntry, Outcome, Usage, UsageSource
 from extproc.limits import Settlement
 from extproc.policies.cost import cost_pico_usd
@@ -107,7 +109,7 @@ def _usage(entry: LogEntry, record: Record, ended: Ended, estimator: Estimator) 
             record.model, record.stream, entry.response_bytes, entry.events
         )
     if reported is not None:  # the stream was cut after its provider had counted the prompt
-        return Usage(reported.input, output, reported.cached_input, UsageSource.PARTIAL)
+        return msgspec.structs.replace(reported, output=output)
     return Usage(estimator.estimate_input(record.model, record.prompt_bytes), output, 0, source)
 
 

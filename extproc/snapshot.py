@@ -6,17 +6,21 @@ Knows: the schema and the domain. Must not know: files, the environment, Envoy o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
+from math import ceil
 from types import MappingProxyType
 
-from extproc.domain import PICO_USD_PER_USD, Model, Price, Target
+from extproc.domain import PICO_USD_PER_USD, Dialect, Model, Price, Target
 from extproc.limits import Tier
 from extproc.schema import Config, Prices, TargetConfig, TierPrices
 from extproc.tiers import compile_tiers
 
 _ENDPOINTS = ("chat", "completions", "embeddings", "responses")
 _PICO_USD_PER_TOKEN = PICO_USD_PER_USD // 1_000_000  # of 1 USD per million tokens
+# Of the input's price, for five minutes and for an hour. Others write for the input's, or say so.
+# Source: https://docs.anthropic.com/en/docs/build-with-claude/prompt-caching#pricing
+_CACHE_WRITE, _CACHE_WRITE_1H = Decimal("1.25"), Decimal(2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,7 @@ def compile_snapshot(config: Config, now: float) -> Snapshot:
                 provider=target.provider,
                 model=target.model,
                 weight=target.weight,
-                price=price_of(target.usd_per_million),
+                price=price_of(target.usd_per_million, config.providers[target.provider].dialect),
                 max_retries=config.providers[target.provider].max_retries,
                 dialect=config.providers[target.provider].dialect,
                 context_window=target.context_window,
@@ -84,19 +88,34 @@ def lacks(written: TargetConfig) -> frozenset[str]:
     return frozenset(missing)
 
 
-def price_of(written: Prices | None) -> Price | None:
-    """Convert USD per million tokens to whole pico-USD per token, exactly."""
+def price_of(written: Prices | None, dialect: Dialect) -> Price | None:
+    """Convert USD per million tokens to whole pico-USD per token, exactly.
+
+    Only a price that is worked out, of an Anthropic provider's cache writes, may be rounded: up.
+    """
     if written is None:
         return None
+    price = _one_price(written, dialect)
     if written.above is None:
-        return Price(*_picos(written))
-    return Price(*_picos(written), written.above.tokens, Price(*_picos(written.above)))
+        return price
+    above = _one_price(written.above, dialect)
+    return replace(price, above_tokens=written.above.tokens, above=above)
 
 
-def _picos(written: TierPrices) -> tuple[int, int, int]:
+def _one_price(written: TierPrices, dialect: Dialect) -> Price:
     cached = written.input if written.cached_input is None else written.cached_input
-    return _pico(written.input), _pico(written.output), _pico(cached)
+    write, write_1h = written.cache_write, written.cache_write_1h
+    if dialect == "anthropic":
+        write = written.input * _CACHE_WRITE if write is None else write
+        write_1h = written.input * _CACHE_WRITE_1H if write_1h is None else write_1h
+    return Price(
+        _pico(written.input),
+        _pico(written.output),
+        _pico(cached),
+        cache_write=None if write is None else _pico(write),
+        cache_write_1h=None if write_1h is None else _pico(write_1h),
+    )
 
 
 def _pico(usd_per_million: Decimal) -> int:
-    return int(usd_per_million * _PICO_USD_PER_TOKEN)
+    return ceil(usd_per_million * _PICO_USD_PER_TOKEN)

@@ -13,7 +13,11 @@ from extproc.limits import Hold
 from extproc.record import Attempt, Foreign, Record, decode, encode, price_of
 from tests.calls import call, forward, target
 
-PRICES = st.none() | st.builds(Price, *[st.integers(0, 2**62)] * 3)
+AMOUNTS = st.integers(0, 2**62)
+WRITES = st.none() | AMOUNTS
+ONE_PRICE = st.builds(Price, *[AMOUNTS] * 3, cache_write=WRITES, cache_write_1h=WRITES)
+TIERED = st.builds(Price, *[AMOUNTS] * 3, st.integers(1, 2**31), ONE_PRICE, WRITES, WRITES)
+PRICES = st.none() | ONE_PRICE | TIERED
 TARGETS = st.builds(lambda p, m, price: target(p, m, price=price), st.text(), st.text(), PRICES)
 GOOD = ["i", 60, "", "t", "k", "chat", "m", True, [["p", "m", [1, 2, 3]]]]
 
@@ -73,6 +77,16 @@ def test_any_text_is_a_record_or_foreign(text: str) -> None:
         assert isinstance(decode(text), Record)
     except Foreign:
         return
+
+
+def test_a_record_of_an_earlier_version_is_read() -> None:
+    """Calls in flight over an upgrade are billed as they were planned."""
+    tiered = [["p", "m", [1, 2, 3]], ["q", "m", [1, 2, 3], [9, 4, 5, 6]]]
+    record = decode(json.dumps([*GOOD[:-1], tiered]))
+    assert [price_of(one) for one in record.attempts] == [
+        Price(1, 2, 3),
+        Price(1, 2, 3, 9, Price(4, 5, 6)),
+    ]
 
 
 def test_a_free_price_is_a_price() -> None:

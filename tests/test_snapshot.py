@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.config import DEFAULTS
-from extproc.domain import Model, Price, Target
+from extproc.domain import Dialect, Model, Price, Target
 from extproc.schema import Config, Prices
 from extproc.snapshot import Snapshot, compile_snapshot, price_of
 
@@ -48,23 +48,59 @@ LOCAL = {"local": {"dialect": "openai", "endpoint": "http://127.0.0.1:9101/v1", 
     ],
 )
 def test_prices_are_exact(written: dict[str, Any], expected: tuple[int, int, int]) -> None:
-    assert price_of(Prices.model_validate(written)) == Price(*expected)
+    assert price_of(Prices.model_validate(written), "openai") == Price(*expected)
 
 
 @given(st.integers(0, 10**12))
 def test_every_price_of_six_places_is_exact(micro_usd: int) -> None:
     written = f"{micro_usd // 10**6}.{micro_usd % 10**6:06}"
-    assert price_of(Prices.model_validate({"input": written})) == Price(micro_usd, 0, micro_usd)
+    price = price_of(Prices.model_validate({"input": written}), "openai")
+    assert price == Price(micro_usd, 0, micro_usd)
 
 
 @given(st.integers(0, 10**9))
 def test_every_price_yaml_reads_as_a_float_is_exact(micro_usd: int) -> None:
-    price = price_of(Prices.model_validate({"input": micro_usd / 10**6}))
+    price = price_of(Prices.model_validate({"input": micro_usd / 10**6}), "openai")
     assert price == Price(micro_usd, 0, micro_usd)
 
 
 def test_no_price_is_not_a_price_of_zero() -> None:
-    assert price_of(None) is None
+    assert price_of(None, "anthropic") is None
+
+
+@pytest.mark.parametrize(
+    ("written", "dialect", "writes"),
+    [
+        pytest.param({"input": 3}, "anthropic", (3_750_000, 6_000_000), id="worked out of input"),
+        pytest.param({"input": 0}, "anthropic", (0, 0), id="of a free input nothing"),
+        pytest.param({"input": "0.000001"}, "anthropic", (2, 2), id="rounded up"),
+        pytest.param(
+            {"input": 3, "cache_write": 4}, "anthropic", (4_000_000, 6_000_000), id="one written"
+        ),
+        pytest.param(
+            {"input": 3, "cache_write": 0, "cache_write_1h": 5},
+            "anthropic",
+            (0, 5_000_000),
+            id="both written",
+        ),
+        pytest.param({"input": 3}, "openai", (None, None), id="others write for the input's price"),
+        pytest.param(
+            {"input": 3, "cache_write": 4}, "openai", (4_000_000, None), id="unless it is written"
+        ),
+    ],
+)
+def test_a_cache_is_written_at_its_own_price(
+    written: dict[str, Any], dialect: Dialect, writes: tuple[int | None, int | None]
+) -> None:
+    """1.25 and 2 times the input's at Anthropic providers; long prompts have prices alike."""
+    price = price_of(Prices.model_validate(written), dialect)
+    assert price is not None
+    assert (price.cache_write, price.cache_write_1h) == writes
+    long = {"input": 1, "above": {"tokens": 9, **written}}
+    tiered = price_of(Prices.model_validate(long), dialect)
+    assert tiered is not None
+    assert tiered.of(10) == price
+    assert tiered.of(9).input == 1_000_000
 
 
 def test_models_are_resolved_with_their_providers() -> None:

@@ -24,7 +24,9 @@ from extproc.stores.report import GROUPS, UsageRow, total, usage_report
 
 CENTS: Final = 2  # decimal places shown at least
 _EXACT: Final = Context(prec=60)  # 48 digits of USD and 12 of pico-USD: more than there is money
-_NUMBERS: Final = ("requests", "input", "cached", "output", "USD", "estimated", "partial")
+_NUMBERS: Final = (
+    *("requests", "input", "cached", "written", "output", "USD", "estimated", "partial"),
+)
 
 
 def _groups(text: str) -> tuple[str, ...]:
@@ -95,7 +97,8 @@ def usage(
 ) -> None:
     """Print tokens and USD by key, model and day.
 
-    Days are UTC, USD is exact. `estimated` counts complete answers whose provider reported no
+    Days are UTC, USD is exact. `cached` and `written` are the parts of the input that came from a
+    prompt cache and went into one. `estimated` counts complete answers whose provider reported no
     usage, `partial` the answers that were cut.
     """
     path = Places.of(load_config(config_paths)).ledger
@@ -146,11 +149,11 @@ def _cell(text: str, column: int, widths: Sequence[int], groups: int) -> str:
 
 
 def _numbers(row: UsageRow, places: int) -> tuple[str, ...]:
-    tokens = (str(row.requests), str(row.input), str(row.cached_input), str(row.output))
+    counts = (row.requests, row.input, row.cached_input, row.cache_write, row.output)
     # Because 0.00 would say the calls were free.
     unknown = row.unpriced == row.requests
     cost = "-" if unknown else f"{usd(row.cost_pico_usd):.{places}f}"
-    return (*tokens, cost, str(row.estimated), str(row.partial))
+    return (*map(str, counts), cost, str(row.estimated), str(row.partial))
 
 
 def _places(pico_usd: int) -> int:

@@ -107,9 +107,10 @@ def usage_of(usage: Json) -> Json | None:
     prompt = count_of(usage.get("prompt_tokens"))
     details = object_of(usage.get("prompt_tokens_details"))
     cached = min(count_of(details.get("cached_tokens")), prompt)
+    written = min(count_of(details.get("cache_write_tokens")), prompt - cached)
     return {
-        "input_tokens": prompt - cached,
-        "cache_creation_input_tokens": 0,
+        "input_tokens": prompt - cached - written,
+        "cache_creation_input_tokens": written,
         "cache_read_input_tokens": cached,
         "output_tokens": count_of(usage.get("completion_tokens")),
     }

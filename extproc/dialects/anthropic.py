@@ -22,6 +22,8 @@ from extproc.domain import Call, Endpoint
 
 Fraction: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 
+_HOUR: Final = (b'1h"', b"\\u0031", b"\\u0068")  # as JSON may write it
+
 
 class _Block(msgspec.Struct, frozen=True, gc=False):
     type: str
@@ -105,6 +107,14 @@ def read(endpoint: Endpoint, body: bytes) -> Call:
         needs=needs_of(parsed.values),
         limit_spans=(parsed.spans["max_tokens"],) if endpoint.name == "messages" else (),
     )
+
+
+def may_keep_an_hour(body: bytes) -> bool:
+    """Say whether a body may ask for a cache of an hour: `"ttl": "1h"`, wherever it may stand.
+
+    By bytes, because looking at every block costs more; a text that looks alike is said to, too.
+    """
+    return any(written in body for written in _HOUR)
 
 
 def rewrite(

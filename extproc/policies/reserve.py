@@ -7,6 +7,8 @@ byte, because a budget that a bad guess can overspend is none.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from extproc.domain import Call, Principal, Target
 from extproc.limits import MAX_AMOUNT, US_PER_MS, Ask, Rules, Scope, Tier
 
@@ -40,8 +42,13 @@ def ask_for(
     prompt_tokens: int,
     usual_output: int,
     timeout_ms: int,
+    may_keep_an_hour: Callable[[], bool] = lambda: False,
 ) -> Ask:
-    """Return what the call reserves; `usual_output` stands for a bound the caller did not give."""
+    """Return what the call reserves; `usual_output` stands for a bound the caller did not give.
+
+    `may_keep_an_hour` says whether a provider may be asked to keep the prompt in its cache for so
+    long: asked only where that is dearer, because it reads the body.
+    """
     output = per_tokens = pico = per_pico = 0
     name, text_bytes = call.endpoint.name, call.text_bytes
     if name == "count_tokens":
@@ -52,7 +59,7 @@ def ask_for(
         output = call.max_output_tokens or usual_output
         per_tokens = call.choices
     if tier.priced:
-        given, made = _dearest(attempts)
+        given, made = _dearest(attempts, may_keep_an_hour)
         pico = min(text_bytes * given, MAX_AMOUNT)
         per_pico = min(per_tokens * made, MAX_AMOUNT)
     lease_us = timeout_ms * US_PER_MS + LEASE_GRACE_US
@@ -61,12 +68,17 @@ def ask_for(
     return Ask(call_id, dialect, tier.policy, subjects, fixed, per, output, lease_us)
 
 
-def _dearest(attempts: tuple[Target, ...]) -> tuple[int, int]:
+def _dearest(
+    attempts: tuple[Target, ...], may_keep_an_hour: Callable[[], bool]
+) -> tuple[int, int]:
     """Return the highest prices of input and output: any of the attempts may be the one billed."""
-    given = made = 0
+    given = made = hour = 0
     for target in attempts:
         price = target.price
         if price is not None:
-            given = max(given, price.input, price.cached_input)
+            given = max(given, price.input, price.cached_input, price.cache_write or 0)
+            hour = max(hour, price.cache_write_1h or 0)
             made = max(made, price.output)
+    if hour > given and may_keep_an_hour():
+        given = hour
     return given, made

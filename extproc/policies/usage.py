@@ -1,8 +1,9 @@
 """Read what a provider says an answer used.
 
 Knows: the usage objects of OpenAI (chat, completions, embeddings: `prompt_tokens`; responses:
-`input_tokens`) and of Anthropic (`input_tokens` besides what its prompt cache read and wrote), and
-that Anthropic's streams tell in two parts. Must not know: events, chunks, prices, or who cut the
+`input_tokens`) and of Anthropic (`input_tokens` besides what its prompt cache read and wrote), what
+servers that speak OpenAI's API call a cache's writes, and that Anthropic's streams tell in two
+parts. Must not know: events, chunks, prices, or who cut the
 text out of the answer.
 Whatever the text is, the answer is a Usage or None, never an exception, in time linear in its size.
 """
@@ -22,7 +23,8 @@ MAX_BELIEVED_TOKENS: Final = 10**9  # a thousand times the largest context windo
 _NAME: Final = '"usage"'
 _START: Final = "message_start "  # what the probe puts before the parts of an Anthropic stream
 _OBJECT: Final = re.compile(r"[ \t\r\n]*:[ \t\r\n]*(?=\{)")
-_INPUTS: Final = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+_WRITTEN: Final = "cache_creation_input_tokens"
+_INPUTS: Final = ("input_tokens", "cache_read_input_tokens", _WRITTEN, "cache_creation")
 
 
 class _Implausible(Exception):
@@ -74,17 +76,25 @@ def _usage(found: Mapping[str, Any], source: UsageSource) -> Usage | None:
         output = _first(found, "completion_tokens", "output_tokens") or 0
         details = _first_object(found, "prompt_tokens_details", "input_tokens_details")
         cached = _first(details, "cached_tokens") or 0
+        # OpenAI and OpenRouter say the first, LiteLLM the others.
+        written = _first(details, "cache_write_tokens", "cache_creation_tokens")
+        if written is None:
+            written = _first(found, _WRITTEN) or 0
         if counted is not None and "prompt_tokens" not in found and not details:
             # Anthropic counts what its cache read and wrote beside the input, OpenAI within it.
             cached = _first(found, "cache_read_input_tokens") or 0
-            counted += cached + (_first(found, "cache_creation_input_tokens") or 0)
+            counted += cached + written
+        by_life = _first_object(found, "cache_creation") if written else {}
+        written_1h = _first(by_life, "ephemeral_1h_input_tokens") or 0
     except _Implausible:
         return None
     if counted is None:
         return None
     if source is UsageSource.PARTIAL:
         output = 0
-    return Usage(counted, output, min(cached, counted), source)
+    cached = min(cached, counted)
+    written = min(written, counted - cached)
+    return Usage(counted, output, cached, source, written, min(written_1h, written))
 
 
 def _last_object(text: str) -> Mapping[str, Any] | None:

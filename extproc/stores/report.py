@@ -25,7 +25,8 @@ GROUPS: Final = {
 # SQLite's sum() fails above 2**63, which is nine million USD in pico-USD. Two sums of 32-bit halves
 # are exact for two thousand million rows, and Python puts the halves together.
 _HALF_BITS: Final = 32
-_SUMS: Final = ("input", "cached_input", "output", "cost_pico_usd")
+_SUMS: Final = ("input", "cached_input", "cache_write", "output", "cost_pico_usd")
+_LATER: Final = {"cache_write": 2}  # columns and the version of the file they came with
 _COUNTS: Final = (
     "count(*)",
     "sum(ended = 'finished')",
@@ -54,6 +55,7 @@ class UsageRow:
     unpriced: int = 0
     input: int = 0
     cached_input: int = 0
+    cache_write: int = 0
     output: int = 0
     cost_pico_usd: int = 0
 
@@ -74,17 +76,20 @@ def usage_report(
         raise ValueError(f"no group {', '.join(unknown)!r}; legal: {', '.join(GROUPS)}")
     columns = ", ".join(GROUPS[name] for name in by)
     mask = 2**_HALF_BITS - 1
-    halves = [f"sum({name} >> {_HALF_BITS}), sum({name} & {mask})" for name in _SUMS]
     where = "time_ms >= ? AND time_ms < ?"
-    query = (
-        f"SELECT {columns}, {', '.join((*_COUNTS, *halves))} FROM outcomes "  # noqa: S608 (constants)
-        f"WHERE {where} GROUP BY {columns} ORDER BY {columns}"
-    )
     bounds = (-(2**63) if since is None else since, 2**63 - 1 if until is None else until)
     uri = path.absolute().as_uri() + "?mode=ro"
     with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S)) as db:
-        if schema_version(db) == 0:  # created and not yet filled
+        version = schema_version(db)
+        if version == 0:  # created and not yet filled
             return []
+        # Read as it is, because only who writes the file brings it up to date.
+        sums = [name if version >= _LATER.get(name, 1) else "0" for name in _SUMS]
+        halves = [f"sum({name} >> {_HALF_BITS}), sum({name} & {mask})" for name in sums]
+        query = (
+            f"SELECT {columns}, {', '.join((*_COUNTS, *halves))} FROM outcomes "  # noqa: S608 (constants)
+            f"WHERE {where} GROUP BY {columns} ORDER BY {columns}"
+        )
         return [_row(values, len(by)) for values in db.execute(query, bounds)]
 
 

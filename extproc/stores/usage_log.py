@@ -27,7 +27,7 @@ from extproc.ports import Observer
 
 log: Final = logging.getLogger(__name__)
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 BUSY_TIMEOUT_S: Final = 1.0  # a report or a backup holds the file for less
 BACKOFF_FIRST_S: Final = 0.05  # one flush of Envoy's access log
 BACKOFF_LAST_S: Final = 2.0  # how late a freed disk is noticed
@@ -40,8 +40,7 @@ ROWS_PER_STATEMENT: Final = (64, 8, 1)
 LINGER_S: Final = 0.05
 
 # Strict tables refuse a float where a count belongs. `day` is the UTC date of `time_ms`.
-_SCHEMA: Final = f"""
-BEGIN IMMEDIATE;
+_SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS outcomes (
   id TEXT NOT NULL PRIMARY KEY, request_id TEXT NOT NULL, time_ms INTEGER NOT NULL,
   day TEXT NOT NULL, tenant TEXT NOT NULL, key_id TEXT NOT NULL, endpoint TEXT NOT NULL,
@@ -53,20 +52,21 @@ CREATE TABLE IF NOT EXISTS outcomes (
   response_bytes INTEGER NOT NULL, flags TEXT NOT NULL
 ) STRICT;
 CREATE INDEX IF NOT EXISTS outcomes_by_time ON outcomes (time_ms);
-PRAGMA user_version = {SCHEMA_VERSION};
-COMMIT;
 """
+# Version 2 came with prices of cache writes.
+_CACHE_WRITE: Final = "ALTER TABLE outcomes ADD COLUMN cache_write INTEGER NOT NULL DEFAULT 0;"
+_STEPS: Final = (_SCHEMA, _CACHE_WRITE)  # step n leads from version n to n + 1
 _COLUMNS: Final = (
     *("id", "request_id", "time_ms", "day", "tenant", "key_id", "endpoint", "model", "provider"),
     *("served_model", "stream", "status", "ended", "input", "output", "cached_input"),
     *("usage_source", "cost_pico_usd", "attempts", "duration_ms", "ttft_ms", "request_bytes"),
-    *("response_bytes", "flags"),
+    *("response_bytes", "flags", "cache_write"),
 )
 _fields: Final = attrgetter(
     *("id", "request_id", "time_ms", "tenant", "key_id", "endpoint", "model", "provider"),
     *("served_model", "stream", "status", "ended", "usage.input", "usage.output"),
     *("usage.cached_input", "usage.source", "cost_pico_usd", "attempts", "duration_ms", "ttft_ms"),
-    *("request_bytes", "response_bytes", "flags"),
+    *("request_bytes", "response_bytes", "flags", "usage.cache_write"),
 )
 _DAY: Final = _COLUMNS.index("day")
 # What one bad row raises, whatever state the file is in: not a whole number of 64 bits, not UTF-8,
@@ -102,11 +102,25 @@ def _open(path: Path) -> sqlite3.Connection:
         # A commit outlives the process at once, and a power cut after the next checkpoint.
         db.execute("PRAGMA synchronous = NORMAL")
         if schema_version(db) < SCHEMA_VERSION:
-            db.executescript(_SCHEMA)
+            _bring_up_to_date(db)
     except BaseException:
         db.close()
         raise
     return db
+
+
+def _bring_up_to_date(db: sqlite3.Connection) -> None:
+    db.execute("BEGIN IMMEDIATE")  # whoever else opens the file waits, and then finds it done
+    try:
+        for step in _STEPS[schema_version(db) :]:
+            for statement in filter(str.strip, step.split(";")):
+                db.execute(statement)  # one by one, because a script commits first
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
 
 
 def schema_version(db: sqlite3.Connection) -> int:

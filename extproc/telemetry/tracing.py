@@ -199,6 +199,7 @@ def _attributes(operation: str, outcome: Outcome) -> Attributes:
         "gen_ai.usage.input_tokens": usage.input,
         "gen_ai.usage.output_tokens": usage.output,
         "gen_ai.usage.cache_read.input_tokens": usage.cached_input,
+        "gen_ai.usage.cache_creation.input_tokens": usage.cache_write,
         "http.response.status_code": outcome.status,
         "llm_edge.tenant": outcome.tenant,
         "llm_edge.key_id": outcome.key_id,

@@ -20,6 +20,8 @@ MAP: dict[str, Any] = {
         "input_cost_per_token": 1.5e-07,
         "output_cost_per_token": 6e-07,
         "cache_read_input_token_cost": 7.5e-08,
+        "cache_creation_input_token_cost": 1.875e-07,
+        "cache_creation_input_token_cost_above_1hr": 3e-07,
         "max_input_tokens": 128000,
         "max_output_tokens": 16384,
         "litellm_provider": "openai",
@@ -32,6 +34,7 @@ MAP: dict[str, Any] = {
         "output_cost_per_token": 0.00001,
         "input_cost_per_token_above_200k_tokens": 0.0000025,
         "output_cost_per_token_above_200k_tokens": 0.000015,
+        "cache_creation_input_token_cost_above_200k_tokens": 0.000003125,
         "max_tokens": 1048576,
     },
     "long": {"input_cost_per_token": 9},
@@ -80,6 +83,7 @@ def test_what_is_written_loads_on_top_of_the_configuration(tmp_path: Path) -> No
     assert (small.price.input, small.price.output, small.price.cached_input) == (
         *(150_000, 600_000, 75_000),
     )
+    assert (small.price.cache_write, small.price.cache_write_1h) == (187_500, 300_000)
     assert nowhere.price is None
     long = models["long"].targets[0]
     assert long.context_window == 1048576
@@ -87,6 +91,7 @@ def test_what_is_written_loads_on_top_of_the_configuration(tmp_path: Path) -> No
     assert long.price.of(200_000).input == 1_250_000
     assert long.price.of(200_001).input == 2_500_000
     assert long.price.of(200_001).output == 15_000_000
+    assert long.price.of(200_001).cache_write == 3_125_000
     assert models["embed"].targets[0].lacks == {"/chat", "/completions", "/responses"}
 
 

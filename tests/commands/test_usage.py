@@ -20,7 +20,7 @@ OUTCOME = outcome(
     id="",
     time_ms=NEW_YEAR_MS,
     model="gpt-4o-mini",
-    usage=Usage(1_000, 20, 100, UsageSource.PROVIDER),
+    usage=Usage(1_000, 20, 100, UsageSource.PROVIDER, 30),
     cost_pico_usd=154_500_000,
 )
 
@@ -51,13 +51,13 @@ def test_table() -> None:
     result = run()
     assert result.exit_code == 0
     assert result.output == (
-        "key    model        day         requests  input  cached  output"
+        "key    model        day         requests  input  cached  written  output"
         "            USD  estimated  partial\n"
-        "key_1  gpt-4o-mini  2025-01-01         2   1001     100      22"
+        "key_1  gpt-4o-mini  2025-01-01         2   1001     100       30      22"
         "  10000.0001545          1        0\n"
-        "key_1  llama        2025-01-01         1   1000     100      20"
+        "key_1  llama        2025-01-01         1   1000     100       30      20"
         "              -          0        1\n"
-        "total                                  3   2001     200      42"
+        "total                                  3   2001     200       60      42"
         "  10000.0001545          1        1\n"
         "1 of 3 requests have no known price.\n"
     )
@@ -68,9 +68,9 @@ def test_other_groups() -> None:
     keep(replace(OUTCOME, cost_pico_usd=10**12), replace(OUTCOME, tenant="b", cost_pico_usd=0))
     lines = [line.split() for line in run("--by", "tenant, provider").output.splitlines()]
     assert lines[1:] == [
-        ["acme", "openai", "1", "1000", "100", "20", "1.00", "0", "0"],
-        ["b", "openai", "1", "1000", "100", "20", "0.00", "0", "0"],
-        ["total", "2", "2000", "200", "40", "1.00", "0", "0"],
+        ["acme", "openai", "1", "1000", "100", "30", "20", "1.00", "0", "0"],
+        ["b", "openai", "1", "1000", "100", "30", "20", "0.00", "0", "0"],
+        ["total", "2", "2000", "200", "60", "40", "1.00", "0", "0"],
     ]
 
 
@@ -87,6 +87,7 @@ def test_json() -> None:
         "unpriced": 0,
         "input": 3_000,
         "cached_input": 300,
+        "cache_write": 90,
         "output": 60,
         "cost_pico_usd": 27_670_116_110_564_327_421,
         "usd": "27670116.110564327421",

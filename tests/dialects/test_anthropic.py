@@ -187,3 +187,21 @@ def test_any_value_is_a_call_or_a_refusal(endpoint: Any, given_: dict, whole: bo
     body = json.dumps(given_ if whole else {**GOOD, **given_}).encode()
     with suppress(Denied):
         rewrite(body, read(endpoint, body), "other")
+
+
+HOUR = b'{"cache_control":{"type":"ephemeral","ttl":"1h"}}'
+
+
+@pytest.mark.parametrize(
+    ("written", "found"),
+    [
+        pytest.param(HOUR, True, id="an hour"),
+        pytest.param(HOUR.replace(b"1h", b"\\u0031h"), True, id="with an escaped digit"),
+        pytest.param(HOUR.replace(b"1h", b"1\\u0068"), True, id="with an escaped letter"),
+        pytest.param(HOUR.replace(b"1h", b"5m"), False, id="five minutes"),
+        pytest.param(b"{}", False, id="none"),
+    ],
+)
+def test_a_body_says_whether_a_cache_may_keep_it_for_an_hour(written: bytes, found: bool) -> None:
+    """However JSON spells it, because a budget depends on it."""
+    assert anthropic.may_keep_an_hour(written) is found

@@ -190,7 +190,10 @@ def test_usage_is_settled_exactly(stack: Stack, stream: bool) -> None:
     row = rows["messages"]
     assert (row["input"], row["output"]) == (total, 33)
     assert (row["cached_input"], row["usage_source"]) == (40, "provider")
-    assert row["cost_pico_usd"] == (total - 40) * 150_000 + 40 * 75_000 + 33 * 600_000
+    assert row["cache_write"] == 20
+    fresh = total - 40 - 20
+    spent = fresh * 150_000 + 40 * 75_000 + 20 * 187_500 + 33 * 600_000
+    assert row["cost_pico_usd"] == spent
     free = rows["count_tokens"]
     assert (free["input"], free["output"], free["cost_pico_usd"]) == (0, 0, 0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -44,6 +45,34 @@ def test_money_is_reserved_for_a_token_a_byte_and_the_dearest_attempt() -> None:
     assert made.per_output == (0, 3, 300)
     assert made.output == 10
     assert made.lease_us == 30_000_000 + LEASE_GRACE_US
+
+
+@pytest.mark.parametrize(
+    ("block", "dearest"),
+    [
+        pytest.param({}, 25, id="any prompt may be written into a cache"),
+        pytest.param({"cache_control": {"type": "ephemeral"}}, 25, id="for five minutes"),
+        pytest.param({"cache_control": {"type": "ephemeral", "ttl": "1h"}}, 40, id="for an hour"),
+    ],
+)
+def test_a_prompt_that_a_cache_keeps_is_reserved_at_its_price(block: Any, dearest: int) -> None:
+    """Because a budget that a caller can overspend by writing caches is none."""
+    said = {"role": "user", "content": [{"type": "text", "text": "hi", **block}]}
+    sent = json.dumps({"model": "m", "max_tokens": 9, "messages": [said]}).encode()
+    call = anthropic.read(ENDPOINTS["POST", "/v1/messages"], sent)
+    claude = target("c", price=Price(20, 50, 2, cache_write=25, cache_write_1h=40))
+    made = ask_for(
+        "id",
+        (),
+        PRICED,
+        call,
+        (claude,),
+        prompt_tokens=7,
+        usual_output=9,
+        timeout_ms=1,
+        may_keep_an_hour=lambda: anthropic.may_keep_an_hour(sent),
+    )
+    assert made.fixed == (1, 7, len(sent) * dearest)
 
 
 def test_a_bound_that_is_absent_is_the_models() -> None:

@@ -11,8 +11,10 @@ from extproc.domain import Usage, UsageSource
 from extproc.policies.usage import MAX_BELIEVED_TOKENS, read_usage
 
 
-def provider(given_input: int, output: int, cached: int = 0) -> Usage:
-    return Usage(given_input, output, cached, UsageSource.PROVIDER)
+def provider(
+    given_input: int, output: int, cached: int = 0, written: int = 0, hour: int = 0
+) -> Usage:
+    return Usage(given_input, output, cached, UsageSource.PROVIDER, written, hour)
 
 
 CHAT = (
@@ -102,7 +104,7 @@ FORGED_SCHEMA = '"tools":[{"properties":{"usage":{"prompt_tokens":0,"completion_
         ),
         pytest.param(
             f'message_start {START} "usage":{{"output_tokens":65}}',
-            provider(377 + 40 + 7, 65, 40),
+            provider(377 + 40 + 7, 65, 40, 7),
             id="an Anthropic stream tells its input first and its output last",
         ),
         pytest.param(
@@ -112,7 +114,7 @@ FORGED_SCHEMA = '"tools":[{"properties":{"usage":{"prompt_tokens":0,"completion_
         ),
         pytest.param(
             f"message_start {START}",
-            Usage(424, 0, 40, UsageSource.PARTIAL),
+            Usage(424, 0, 40, UsageSource.PARTIAL, 7),
             id="a stream that was cut has its input alone",
         ),
         pytest.param(
@@ -132,13 +134,80 @@ FORGED_SCHEMA = '"tools":[{"properties":{"usage":{"prompt_tokens":0,"completion_
         ),
         pytest.param(
             "{" + START + ',"stop_reason":"end_turn"}',
-            provider(424, 1, 40),
+            provider(424, 1, 40, 7),
             id="an Anthropic message",
         ),
         pytest.param(
             '{"usage":{"prompt_tokens":50,"cache_read_input_tokens":40,"completion_tokens":1}}',
             provider(50, 1),
             id="beside OpenAI's names Anthropic's add nothing",
+        ),
+        pytest.param(
+            '{"usage":{"input_tokens":10,"cache_creation_input_tokens":30,"output_tokens":2,'
+            '"cache_creation":{"ephemeral_5m_input_tokens":10,"ephemeral_1h_input_tokens":20}}}',
+            provider(40, 2, 0, 30, 20),
+            id="what a cache keeps for an hour is told apart",
+        ),
+        pytest.param(
+            'message_start "usage":{"input_tokens":10,"cache_creation_input_tokens":30,'
+            '"cache_creation":{"ephemeral_1h_input_tokens":20}} "usage":{"output_tokens":2}',
+            provider(40, 2, 0, 30, 20),
+            id="an Anthropic stream tells what its cache keeps in the first event",
+        ),
+        pytest.param(
+            '{"usage":{"input_tokens":10,"cache_creation":{"ephemeral_1h_input_tokens":20}}}',
+            provider(10, 0),
+            id="nothing is kept for an hour of what was not written",
+        ),
+        pytest.param(
+            '{"usage":{"input_tokens":10,"cache_creation_input_tokens":5,'
+            '"cache_creation":{"ephemeral_1h_input_tokens":20}}}',
+            provider(15, 0, 0, 5, 5),
+            id="no more is kept for an hour than was written",
+        ),
+        pytest.param(
+            '{"usage":{"input_tokens":10,"cache_creation_input_tokens":5,"cache_creation":7}}',
+            provider(15, 0, 0, 5),
+            id="a breakdown that is a number says nothing",
+        ),
+        pytest.param(
+            '{"usage":{"input_tokens":10,"cache_creation_input_tokens":-5}}',
+            None,
+            id="a negative write is not a count",
+        ),
+        *(
+            pytest.param(
+                f'{{"usage":{{"prompt_tokens":50,"completion_tokens":1,{told}}}}}',
+                provider(50, 1, cached, written),
+                id=f"written within the prompt: {server}",
+            )
+            for server, told, cached, written in (
+                (
+                    "OpenAI, OpenRouter",
+                    '"prompt_tokens_details":{"cached_tokens":40,"cache_write_tokens":9}',
+                    *(40, 9),
+                ),
+                (
+                    "LiteLLM",
+                    (
+                        '"cache_creation_input_tokens":9,"cache_read_input_tokens":40,'
+                        '"prompt_tokens_details":{"cached_tokens":40,"cache_creation_tokens":9}'
+                    ),
+                    *(40, 9),
+                ),
+                ("LiteLLM, older", '"cache_creation_input_tokens":9', *(0, 9)),
+                (
+                    "more than was sent",
+                    '"prompt_tokens_details":{"cached_tokens":40,"cache_write_tokens":90}',
+                    *(40, 10),
+                ),
+            )
+        ),
+        pytest.param(
+            '{"usage":{"input_tokens":50,"output_tokens":1,'
+            '"input_tokens_details":{"cached_tokens":40,"cache_write_tokens":9}}}',
+            provider(50, 1, 40, 9),
+            id="written within the input: responses",
         ),
         pytest.param(
             '{"usage":{"prompt_tokens":1},"other":{"usage":null}}',
@@ -158,7 +227,10 @@ def test_any_text(text: str) -> None:
     read_usage(text)
 
 
-NAMES = ("usage", "prompt_tokens", "completion_tokens", "prompt_tokens_details", "cached_tokens")
+NAMES = (
+    *("usage", "prompt_tokens", "completion_tokens", "prompt_tokens_details", "cached_tokens"),
+    *("cache_write_tokens", "cache_creation_input_tokens"),
+)
 fragments = st.lists(
     st.sampled_from(
         [*(f'"{name}"' for name in NAMES), *':{} \\"[]1-,', "e9", "null", "\ud800"],
@@ -172,6 +244,8 @@ def test_any_fragments(parts: list[str]) -> None:
     usage = read_usage("".join(parts))
     if usage is not None:
         assert 0 <= usage.cached_input <= usage.input <= MAX_BELIEVED_TOKENS
+        assert 0 <= usage.cache_write_1h <= usage.cache_write
+        assert usage.cached_input + usage.cache_write <= usage.input
         assert 0 <= usage.output <= MAX_BELIEVED_TOKENS
 
 

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from extproc.domain import Ended, Outcome, Usage, UsageSource
 from extproc.ports import SilentObserver
 from extproc.stores.report import GROUPS, UsageRow, total, usage_report
-from extproc.stores.usage_log import SqliteUsageLog
+from extproc.stores.usage_log import SCHEMA_VERSION, SqliteUsageLog
 from tests.outcomes import outcome
 
 DAY_MS = 86_400_000
@@ -42,17 +42,17 @@ def test_groups_and_counts(kept: Kept) -> None:
         [
             OUTCOME,
             replace(OUTCOME, usage=Usage(1, 1, 0, UsageSource.ESTIMATED), cost_pico_usd=None),
-            replace(OUTCOME, ended=Ended.PARTIAL, usage=Usage(7, 1, 0, UsageSource.PARTIAL)),
+            replace(OUTCOME, ended=Ended.PARTIAL, usage=Usage(7, 1, 0, UsageSource.PARTIAL, 5)),
             replace(OUTCOME, ended=Ended.FAILED, usage=Usage(0, 0, 0, UsageSource.NONE)),
             replace(OUTCOME, time_ms=DAY_MS, key_id="key_2"),
         ]
     )
     assert usage_report(path) == [
-        UsageRow(("key_1", "small", "1970-01-01"), 4, 2, 1, 1, 1, 1, 18, 2, 6, 300),
-        UsageRow(("key_2", "small", "1970-01-02"), 1, 1, 0, 0, 0, 0, 10, 2, 4, 100),
+        UsageRow(("key_1", "small", "1970-01-01"), 4, 2, 1, 1, 1, 1, 18, 2, 5, 6, 300),
+        UsageRow(("key_2", "small", "1970-01-02"), 1, 1, 0, 0, 0, 0, 10, 2, 0, 4, 100),
     ]
     assert usage_report(path, by=("tenant",)) == [
-        UsageRow(("acme",), 5, 3, 1, 1, 1, 1, 28, 4, 10, 400)
+        UsageRow(("acme",), 5, 3, 1, 1, 1, 1, 28, 4, 5, 10, 400)
     ]
     assert total(usage_report(path)) == dataclasses.replace(
         usage_report(path, by=("tenant",))[0], group=()
@@ -128,10 +128,22 @@ def test_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_earlier_schema(kept: Kept) -> None:
+    """A file that no gateway has opened since is reported as it is, and left so."""
+    path = kept([OUTCOME])
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("ALTER TABLE outcomes DROP COLUMN cache_write")
+        db.execute("PRAGMA user_version = 1")
+    (row,) = usage_report(path)
+    assert (row.input, row.cache_write) == (10, 0)
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (1,)
+
+
 def test_a_later_schema(kept: Kept) -> None:
     """A newer file is an error, not wrong numbers."""
     path = kept([OUTCOME])
     with closing(sqlite3.connect(path)) as db:
-        db.execute("PRAGMA user_version = 2")
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     with pytest.raises(sqlite3.DatabaseError, match="later version"):
         usage_report(path)

@@ -26,7 +26,7 @@ OUTCOME = outcome(
     request_id="client's",
     time_ms=1_735_689_599_999,  # the last millisecond of 2024 in UTC
     stream=True,
-    usage=Usage(19, 10, 5, UsageSource.PROVIDER),
+    usage=Usage(19, 10, 5, UsageSource.PROVIDER, 3),
     cost_pico_usd=8_475_000,
     attempts=2,
     duration_ms=1_200,
@@ -34,6 +34,12 @@ OUTCOME = outcome(
     request_bytes=400,
     response_bytes=9_000,
 )
+
+
+INTEGERS = {
+    *("time_ms", "stream", "status", "input", "output", "cached_input", "cost_pico_usd"),
+    *("attempts", "duration_ms", "ttft_ms", "request_bytes", "response_bytes"),
+}
 
 
 class Watching(SilentObserver):
@@ -56,6 +62,20 @@ def outcomes(count: int) -> list[Outcome]:
 def rows(path: Path, what: str = "*") -> list[tuple[Any, ...]]:
     with closing(sqlite3.connect(path)) as db:
         return db.execute(f"SELECT {what} FROM outcomes ORDER BY rowid").fetchall()
+
+
+def first_version(path: Path) -> None:
+    """Write a ledger as the first release did, with one row."""
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(module._SCHEMA + "PRAGMA user_version = 1;")
+        names = [name for name in module._COLUMNS if name != "cache_write"]
+        values = [
+            {"id": "old", "input": 7, "day": "2024-12-31"}.get(name, 1 if name in INTEGERS else "x")
+            for name in names
+        ]
+        places = ", ".join("?" * len(names))
+        db.execute(f"INSERT INTO outcomes ({', '.join(names)}) VALUES ({places})", values)
+        db.commit()
 
 
 @pytest.fixture
@@ -100,7 +120,7 @@ async def test_keeps_every_field(ledger: SqliteUsageLog, path: Path) -> None:
         (
             *("id-0", "client's", 1_735_689_599_999, "2024-12-31", "acme", "key_1", "chat"),
             *("small", "openai", "gpt-4o-mini", 1, 200, "finished", 19, 10, 5, "provider"),
-            *(8_475_000, 2, 1_200, None, 400, 9_000, ""),
+            *(8_475_000, 2, 1_200, None, 400, 9_000, "", 3),
         )
     ]
 
@@ -288,11 +308,22 @@ def test_reopens_its_file(path: Path, observer: Watching) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_brings_a_file_of_the_first_version_up_to_date(path: Path, observer: Watching) -> None:
+    """Its rows stay as they are, and say that no cache was written."""
+    path.parent.mkdir()
+    first_version(path)
+    with closing(SqliteUsageLog(path, observer)) as ledger:
+        ledger.record([OUTCOME])
+    assert rows(path, "id, input, cache_write") == [("old", 7, 0), ("id-0", 19, 3)]
+    SqliteUsageLog(path, observer).close()
+    assert observer.errors == []
+
+
 def test_refuses_a_later_schema(path: Path, observer: Watching) -> None:
     """A file of a newer version is an error at the start, not a surprise later."""
     SqliteUsageLog(path, observer).close()
     with closing(sqlite3.connect(path)) as db:
-        db.execute("PRAGMA user_version = 2")
+        db.execute(f"PRAGMA user_version = {module.SCHEMA_VERSION + 1}")
     with pytest.raises(sqlite3.DatabaseError, match="later version"):
         SqliteUsageLog(path, observer)
 

@@ -64,6 +64,7 @@ def test_a_settled_call_is_one_span(collector: Collector, watcher: Watcher) -> N
         "gen_ai.usage.input_tokens": 10,
         "gen_ai.usage.output_tokens": 4,
         "gen_ai.usage.cache_read.input_tokens": 2,
+        "gen_ai.usage.cache_creation.input_tokens": 0,
         "http.response.status_code": 200,
         "llm_edge.tenant": "acme",
         "llm_edge.key_id": "key_1",
