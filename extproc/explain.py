@@ -2,22 +2,32 @@
 
 Knows: the same reading, planning and pricing that `pipeline.admit` uses, and how to show it. Must
 not know: transports, or how it is asked for. It changes nothing: no probe is claimed, no load
-counted.
+counted, no account made or charged.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import Decimal
 from math import isfinite
-from typing import Any
+from typing import Any, Final
 
 from extproc.domain import PICO_USD_PER_USD, Head, KeyRecord, Principal, Target
 from extproc.errors import Denied
-from extproc.pipeline import DIALECTS, Gateway, endpoint_of
-from extproc.policies import routing
+from extproc.limits import US_PER_S, Standing, Unit
+from extproc.pipeline import Gateway, Identified, endpoint_of, read, reservation, strictly
+from extproc.policies import quota, routing
 from extproc.policies.auth import ANONYMOUS
 from extproc.policies.filters import Ask
 from extproc.policies.strategies import expected_pico_usd
+
+CALL_ID: Final = "explained"
+_UNITS: Final[Mapping[Unit | None, str]] = {
+    Unit.REQUESTS: "requests",
+    Unit.TOKENS: "tokens",
+    Unit.PICO_USD: "usd",
+    None: "calls under way",
+}
 
 
 def principal_of(record: KeyRecord | None, anonymous_tier: str | None) -> Principal:
@@ -29,16 +39,20 @@ def principal_of(record: KeyRecord | None, anonymous_tier: str | None) -> Princi
     return Principal(ANONYMOUS, ANONYMOUS, anonymous_tier)
 
 
-def explain(gateway: Gateway, principal: Principal, head: Head, body: bytes) -> dict[str, Any]:
-    """Return, as plain data, who calls, what was considered with verdicts and scores, and the plan.
+async def explain(
+    gateway: Gateway, principal: Principal, head: Head, body: bytes
+) -> dict[str, Any]:
+    """Return, as plain data, who calls, what was considered with verdicts and scores, the plan, and
+    how each limit stands.
 
     Where the call would be refused, `refusal` says how and what was found until then is there.
+    Suspends only for a remote store.
     """
     told: dict[str, Any] = {
         "identity": {"tenant": principal.tenant, "key": principal.key_id, "tier": principal.tier}
     }
     try:
-        _explain(gateway, principal, head, body, told)
+        await _explain(gateway, principal, head, body, told)
     except Denied as denied:
         told["refusal"] = {
             "status": denied.status,
@@ -50,12 +64,12 @@ def explain(gateway: Gateway, principal: Principal, head: Head, body: bytes) -> 
     return told
 
 
-def _explain(
+async def _explain(
     gateway: Gateway, principal: Principal, head: Head, body: bytes, told: dict[str, Any]
 ) -> None:
     snapshot = gateway.snapshot
-    endpoint = endpoint_of(head, principal)
-    call = DIALECTS[endpoint.dialect].read(endpoint, body)
+    who = Identified(head, endpoint_of(head, principal), principal, CALL_ID, snapshot)
+    call = read(who, body)
     told["call"] = {
         "endpoint": call.endpoint.name,
         "model": call.model,
@@ -81,13 +95,40 @@ def _explain(
         for one in decision.considered
         for target, reason in one.verdicts
     ]
-    plan = routing.carry_out(snapshot, head, call, decision)
+    plan = strictly(snapshot, call, routing.carry_out(snapshot, head, call, decision), body)
     told["plan"] = {
         "attempts": [{"provider": one.provider, "model": one.model} for one in plan.attempts],
         "timeout_ms": plan.timeout_ms,
         "first_byte_ms": plan.first_byte_ms,
     }
-    told["expected_cost_usd"] = _usd(plan.attempts[0], ask)
+    told["expected_cost_usd"] = _usd(expected_pico_usd(plan.attempts[0], ask))
+    asked = reservation(who, gateway.estimator, CALL_ID, call, plan, body)
+    if asked is None:
+        told["limits"] = []
+        return
+    look = await gateway.ledger.look(asked)
+    requests, tokens, pico = quota.amounts(asked, look.output)
+    told["reserves"] = {
+        "requests": requests,
+        "tokens": tokens,
+        "usd": _usd(pico),
+        "max_output_tokens": look.output,
+    }
+    told["limits"] = [_limit(one) for one in look.standings]
+    if look.refusal is not None:
+        raise look.refusal
+
+
+def _limit(one: Standing) -> dict[str, Any]:
+    money = one.unit is Unit.PICO_USD
+    amounts = {name: getattr(one, name) for name in ("limit", "used", "left", "asked")}
+    return {
+        "name": one.label,
+        "unit": _UNITS[one.unit],
+        **{name: _usd(value) if money else value for name, value in amounts.items()},
+        "resets_s": None if one.resets_us is None else one.resets_us / US_PER_S,
+        "refuses": one.refuses,
+    }
 
 
 def _candidate(target: Target, reason: str, scores: dict[str, float], ask: Ask) -> dict[str, Any]:
@@ -102,10 +143,10 @@ def _candidate(target: Target, reason: str, scores: dict[str, float], ask: Ask) 
         "score": score if score is not None and isfinite(score) else None,
         "breaker": health.breaker.state if health else "closed",
         "in_flight": health.in_flight if health else 0,
-        "expected_cost_usd": _usd(target, ask),
+        "expected_cost_usd": _usd(expected_pico_usd(target, ask)),
     }
 
 
-def _usd(target: Target, ask: Ask) -> str | None:
-    cost = expected_pico_usd(target, ask)
-    return f"{Decimal(round(cost)) / PICO_USD_PER_USD:f}" if isfinite(cost) else None
+def _usd(pico_usd: float) -> str | None:
+    """Return USD as text, because a JSON number is read as a double; None for what is not known."""
+    return f"{Decimal(round(pico_usd)) / PICO_USD_PER_USD:f}" if isfinite(pico_usd) else None

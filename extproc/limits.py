@@ -160,6 +160,24 @@ class Grant(msgspec.Struct, frozen=True, gc=False):
     hold: Hold | None = None
 
 
+class Standing(msgspec.Struct, frozen=True, gc=False):
+    """One limit as a call would find it, which charges nothing.
+
+    `limit`, `used` and `left` are of now, `asked` is what the call would take: requests, tokens or
+    pico-USD by `unit`, calls under way where it is None. `resets_us` is until all of it is back,
+    None where nobody knows; `refuses` says that the call would not be let through by it.
+    """
+
+    label: str
+    unit: Unit | None
+    limit: int
+    used: int
+    left: int
+    asked: int
+    resets_us: int | None
+    refuses: bool
+
+
 class Settlement(msgspec.Struct, frozen=True, gc=False):
     """What an admitted call came to, by unit.
 

@@ -32,7 +32,7 @@ from extproc.domain import (
     Reply,
 )
 from extproc.errors import Denied
-from extproc.limits import Grant, Settlement
+from extproc.limits import Ask, Grant, Settlement
 from extproc.policies import models, routing, strictness
 from extproc.policies.client_ip import client_address
 from extproc.policies.cooling import cool_s
@@ -146,13 +146,19 @@ def greet(identified: Identified) -> Continue:
     return Continue(set_headers=(("x-request-id", identified.request_id.encode()),))
 
 
+def read(identified: Identified, body: bytes) -> Call:
+    """Read the body in the caller's dialect. Raises Denied."""
+    if len(body) > identified.snapshot.max_request_bytes:
+        raise _too_large(identified.snapshot)
+    call: Call = DIALECTS[identified.endpoint.dialect].read(identified.endpoint, body)
+    return call
+
+
 async def admit(gateway: Gateway, identified: Identified, body: bytes) -> Forward:
     """Decide on the whole call: read it, plan it, rewrite it. Raises Denied."""
     snapshot = identified.snapshot
-    if len(body) > snapshot.max_request_bytes:
-        raise _too_large(snapshot)
+    call = read(identified, body)
     dialect = DIALECTS[identified.endpoint.dialect]
-    call = dialect.read(identified.endpoint, body)
     principal = identified.principal
     ask = routing.ask_for(
         snapshot,
@@ -165,11 +171,10 @@ async def admit(gateway: Gateway, identified: Identified, body: bytes) -> Forwar
         draw=gateway.draw(),
     )
     plan = routing.plan(snapshot, identified.head, ask)
-    if snapshot.models[call.model].strict:
-        caller = identified.endpoint.dialect
-        plan = strictness.enforce(plan, caller, lambda: DIRECTIONS[caller].request(body, "").lossy)
+    plan = strictly(snapshot, call, plan, body)
     call_id = gateway.new_id()
-    grant = await _reserve(gateway, identified, call_id, call, plan, body)
+    asked = reservation(identified, gateway.estimator, call_id, call, plan, body)
+    grant = NO_GRANT if asked is None else await gateway.ledger.admit(asked)
     try:
         rewritten = dialect.rewrite(body, call, plan.attempts[0].model, grant.output or None)
     except BaseException:  # a bug must not hold a slot for the length of a lease
@@ -189,28 +194,41 @@ async def admit(gateway: Gateway, identified: Identified, body: bytes) -> Forwar
     )
 
 
-async def _reserve(
-    gateway: Gateway, identified: Identified, call_id: str, call: Call, plan: Plan, body: bytes
-) -> Grant:
+def strictly(snapshot: Snapshot, call: Call, plan: Plan, body: bytes) -> Plan:
+    """Leave out of a strict model's plan who would not get the whole call. Raises Denied."""
+    if not snapshot.models[call.model].strict:
+        return plan
+    caller = call.endpoint.dialect
+    return strictness.enforce(plan, caller, lambda: DIRECTIONS[caller].request(body, "").lossy)
+
+
+def reservation(  # noqa: PLR0917 (one call's facts)
+    identified: Identified,
+    estimator: Estimator,
+    call_id: str,
+    call: Call,
+    plan: Plan,
+    body: bytes,
+) -> Ask | None:
+    """Return what a planned call asks of its limits, None where nothing limits the caller."""
     snapshot, principal = identified.snapshot, identified.principal
     tier = snapshot.tiers[principal.tier]
     if not tier.scopes:
-        return NO_GRANT
+        return None
     address = ""
     if tier.by_address:
         address = client_address(identified.head.headers, snapshot.trusted_hops)
-    ask = ask_for(
+    return ask_for(
         call_id,
         subjects_of(tier, principal, address),
         tier,
         call,
         plan.attempts,
-        prompt_tokens=gateway.estimator.reserve_input(call.model, call.text_bytes),
+        prompt_tokens=estimator.reserve_input(call.model, call.text_bytes),
         usual_output=snapshot.models[call.model].max_output_tokens,
         timeout_ms=plan.timeout_ms,
         may_keep_an_hour=lambda: anthropic.may_keep_an_hour(body),
     )
-    return await gateway.ledger.admit(ask)
 
 
 def settle(gateway: Gateway, entry: LogEntry) -> Outcome | None:

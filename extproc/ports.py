@@ -6,11 +6,13 @@ Knows: domain values. Must not know: any implementation.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from extproc.answers import Entry
 from extproc.domain import Outcome, Principal, Trace
-from extproc.limits import Ask, Grant, Settlement
+from extproc.errors import Denied
+from extproc.limits import Ask, Grant, Settlement, Standing
 
 
 class Identify(Protocol):
@@ -29,6 +31,15 @@ class UsageLog(Protocol):
         """Return when every accepted row is on disk."""
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a call would meet in the ledger now: its bound of output, every limit, the refusal."""
+
+    output: int
+    standings: tuple[Standing, ...]
+    refusal: Denied | None
+
+
 class Ledger(Protocol):
     """Keep reservations and the counters they are charged to."""
 
@@ -36,6 +47,12 @@ class Ledger(Protocol):
         """Reserve, over all of the call's accounts or none. Raises Denied; charges nothing then.
 
         Suspends only for a remote store, or for a slot of concurrency.
+        """
+
+    async def look(self, ask: Ask) -> Look:
+        """Say what `admit` would do now, but for waiting; charges, counts and makes nothing.
+
+        Suspends only for a remote store; never raises.
         """
 
     def settle(self, settlement: Settlement) -> None:
@@ -51,6 +68,10 @@ class Unlimited:
     async def admit(self, ask: Ask) -> Grant:
         """Grant what is asked."""
         return Grant(ask.output, ())
+
+    async def look(self, ask: Ask) -> Look:
+        """Find no limit."""
+        return Look(ask.output, (), None)
 
     def settle(self, settlement: Settlement) -> None:
         """Forget it."""

@@ -208,7 +208,7 @@ class Server:
     ) -> dict[str, Any]:
         record = None if key_id is None else await asyncio.to_thread(store.get, key_id)
         principal = principal_of(record, self._config.auth.anonymous_tier)
-        return explain(gateway, principal, head, body)
+        return await explain(gateway, principal, head, body)
 
     def _address(self) -> str:
         return self._config.server.processor_address or f"unix:{self._places.processor_socket}"

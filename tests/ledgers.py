@@ -17,7 +17,7 @@ from extproc.limits import SLOTS, US_PER_S, Ask, Grant, Rules, Scope, Settlement
 from extproc.policies import quota
 from extproc.ports import SilentObserver
 from extproc.schema import Tier as Written
-from extproc.stores import memory, redis_ledger, scripts, turns
+from extproc.stores import memory, redis_accounts, redis_ledger, scripts, turns
 from extproc.stores.journal import Journal
 from extproc.stores.memory import MemoryLedger
 from extproc.stores.redis_ledger import RedisLedger
@@ -220,6 +220,7 @@ def on_the_tests_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     text = scripts.ADMIT.text.replace(b'redis.call("TIME")', told)
     assert text != scripts.ADMIT.text
     monkeypatch.setattr(redis_ledger, "ADMIT", Script(text, sha1(text).hexdigest().encode()))
+    monkeypatch.setattr(redis_accounts, "TIME", (b"HMGET", CLOCK.encode(), b"s", b"us"))
 
 
 def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,11 @@ from extproc.domain import Model, Principal
 from extproc.explain import explain
 from extproc.policies.breaker import Rules
 from extproc.policies.health import Health
+from extproc.ports import SilentObserver
+from extproc.stores.memory import MemoryLedger
+from extproc.tiers import tier_of
 from tests.calls import ALICE, NOW, body, gateway, head, snapshot, target
+from tests.ledgers import rules
 
 A = target("a")
 MODEL = Model(
@@ -18,18 +22,20 @@ MODEL = Model(
 )
 
 
-def told(who: Principal = ALICE, health: Health | None = None, **fields: Any) -> dict[str, Any]:
+async def told(
+    who: Principal = ALICE, health: Health | None = None, **fields: Any
+) -> dict[str, Any]:
     """Explain a call of the model."""
     answers = gateway(snapshot=snapshot(MODEL), health=health or Health())
-    return explain(answers, who, head(), body(**fields))
+    return await explain(answers, who, head(), body(**fields))
 
 
-def test_every_candidate_has_its_verdict_and_score() -> None:
+async def test_every_candidate_has_its_verdict_and_score() -> None:
     """Also those that are refused, in the order of the configuration."""
     health = Health(Rules(failures=1))
     health.at(A.key)
     health.failed(A.key, NOW, 0)
-    found = told(health=health, tools=[{"type": "function"}], max_tokens=10)
+    found = await told(health=health, tools=[{"type": "function"}], max_tokens=10)
     rows = [(c["provider"], c["verdict"], c["breaker"]) for c in found["candidates"]]
     assert rows == [
         ("a", "breaker_open", "open"),
@@ -49,13 +55,13 @@ def test_every_candidate_has_its_verdict_and_score() -> None:
     assert "refusal" not in found
 
 
-def test_a_refusal_is_told_with_what_was_found_until_then() -> None:
+async def test_a_refusal_is_told_with_what_was_found_until_then() -> None:
     """As the caller would get it, with the candidates that led to it."""
     health = Health(Rules(failures=1, open_min_s=7))
     for one in MODEL.targets:
         health.at(one.key)
         health.failed(one.key, NOW, 0)
-    found = told(health=health)
+    found = await told(health=health)
     assert found["refusal"]["status"] == 503
     assert found["refusal"]["code"] == "no_healthy_provider"
     assert found["refusal"]["retry_after_s"] == 7
@@ -63,19 +69,86 @@ def test_a_refusal_is_told_with_what_was_found_until_then() -> None:
     assert "plan" not in found
 
 
-def test_a_caller_that_may_not_is_told_nothing_of_the_targets() -> None:
+async def test_a_caller_that_may_not_is_told_nothing_of_the_targets() -> None:
     """A key's limits come first."""
-    found = told(Principal("acme", "key", "free", models=frozenset({"other"})))
+    found = await told(Principal("acme", "key", "free", models=frozenset({"other"})))
     assert found["refusal"]["code"] == "permission_denied"
     assert "candidates" not in found
 
 
-def test_explaining_changes_nothing() -> None:
+async def test_explaining_changes_nothing() -> None:
     """No probe is claimed, no load counted, no target kept that nobody called."""
     health = Health(Rules(failures=1, open_min_s=0.001))
     health.at(A.key)
     health.failed(A.key, NOW - 1, 0)
     before = repr(health)
     for _ in range(3):
-        assert told(health=health)["candidates"][0]["verdict"] == "allowed"
+        assert (await told(health=health))["candidates"][0]["verdict"] == "allowed"
     assert repr(health) == before
+
+
+LIMITED = tier_of((rules(requests_per_day=1, tokens_per_day=10_000, usd_per_month=5),))
+
+
+async def test_limits_are_told_with_numbers_and_nothing_is_charged() -> None:
+    """What the call would take, what is used and left, in the units of the limits; USD exact."""
+    ledger = MemoryLedger(lambda: NOW, SilentObserver())
+    answers = gateway(snapshot=snapshot(MODEL, tier=LIMITED), ledger=ledger)
+    sent = body(max_tokens=10)
+    before = repr(ledger)
+    for _ in range(3):
+        found = await explain(answers, ALICE, head(), sent)
+    assert repr(ledger) == before
+    reserved = {**found["reserves"]}
+    money = f"{(len(sent) * 150_000 + 10 * 600_000) / 10**12:.12f}".rstrip("0")
+    prompt = reserved["tokens"] - 10
+    assert reserved == {
+        "requests": 1,
+        "tokens": prompt + 10,
+        "usd": money,
+        "max_output_tokens": 10,
+    }
+    requests, tokens, usd = found["limits"]
+    assert requests == {
+        "name": "key/requests_per_day",
+        "unit": "requests",
+        "limit": 1,
+        "used": 0,
+        "left": 1,
+        "asked": 1,
+        "resets_s": requests["resets_s"],
+        "refuses": False,
+    }
+    assert 0 < requests["resets_s"] <= 86_400
+    assert (tokens["unit"], tokens["left"], tokens["asked"]) == ("tokens", 10_000, prompt + 10)
+    assert (usd["unit"], usd["limit"], usd["left"], usd["asked"]) == ("usd", "5", "5", money)
+    assert "refusal" not in found
+
+
+async def test_a_limit_that_refuses_is_the_refusal() -> None:
+    """As the caller would get it, with the plan that would have been tried."""
+    ledger = MemoryLedger(lambda: NOW, SilentObserver())
+    tight = tier_of((rules(tokens_per_minute=5),))
+    answers = gateway(snapshot=snapshot(MODEL, tier=tight), ledger=ledger)
+    found = await explain(answers, ALICE, head(), body())
+    assert found["refusal"]["code"] == "rate_limit_exceeded"
+    assert "key/tokens_per_minute" in found["refusal"]["message"]
+    assert [one["refuses"] for one in found["limits"]] == [True]
+    assert found["plan"]["attempts"]
+
+
+async def test_a_strict_model_is_explained_as_it_is_planned() -> None:
+    """Who would not get the whole call is no part of the plan; where nobody is left it is 422."""
+    claude, own = target("claude", dialect="anthropic"), target("a")
+    both = Model("small", "priority", (claude, own), strict=True)
+    found = await explain(gateway(snapshot=snapshot(both)), ALICE, head(), body(seed=7))
+    assert [one["provider"] for one in found["plan"]["attempts"]] == ["a"]
+    alone = Model("small", "priority", (claude,), strict=True)
+    found = await explain(gateway(snapshot=snapshot(alone)), ALICE, head(), body(seed=7))
+    assert (found["refusal"]["status"], found["refusal"]["param"]) == (422, "seed")
+
+
+async def test_a_body_over_the_bound_is_refused() -> None:
+    """As it would be, before it is read."""
+    found = await explain(gateway(), ALICE, head(), body(user="x" * 5000))
+    assert found["refusal"]["code"] == "request_too_large"

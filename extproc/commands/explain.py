@@ -1,16 +1,19 @@
 """`llm-edge explain`: what would become of a request with this configuration, and why.
 
-Knows: click, the configuration and the key store. Must not know: how calls are planned, or a
-running gateway: of the providers' health it knows nothing, so all of them are well.
+Knows: click, the configuration, and the state that a gateway keeps: keys and limits. Must not know:
+how calls are planned, or a running gateway: of the providers' health it knows nothing, so all of
+them are well.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -22,12 +25,15 @@ from extproc.explain import principal_of
 from extproc.identity import Authenticator
 from extproc.keyring import open_key_store
 from extproc.pipeline import Gateway
+from extproc.places import Places
 from extproc.policies.estimate import Estimator
 from extproc.policies.health import Health
 from extproc.policies.keys import UnknownKeyError
-from extproc.ports import SilentObserver, Unlimited
+from extproc.ports import Ledger, SilentObserver
 from extproc.snapshot import compile_snapshot
 from extproc.stores.keys import KeyStoreError
+from extproc.stores.memory import MemoryLedger
+from extproc.stores.redis_ledger import RedisLedger
 
 
 @click.command()
@@ -46,16 +52,16 @@ def explain(
 ) -> None:
     """Say what would become of the request body in REQUEST; nothing is called or charged.
 
-    Prints JSON: who calls, every candidate with its verdict and score, the plan and its cost.
+    Prints JSON: who calls, every candidate with its verdict and score, the plan, its cost, and how
+    each limit stands.
     """
     config = load_config(config_paths)
     try:
         body = request.read_bytes()
     except OSError as error:
         raise BadInput(f"{request}: {error.strerror}") from None
-    now = time.time()
     head = Head("POST", path, "", _headers(headers), ends=False)
-    told = explain_call(_gateway(config, now), _principal(config, key_id), head, body)
+    told = asyncio.run(_explained(config, _principal(config, key_id), head, body))
     click.echo(json.dumps(told, indent=2))
     if "refusal" in told:
         raise SystemExit(1)
@@ -69,12 +75,41 @@ def _headers(written: tuple[str, ...]) -> dict[str, str]:
     return {name.strip().lower(): value.strip() for name, _, value in pairs}
 
 
-def _gateway(config: Config, now: float) -> Gateway:
+async def _explained(
+    config: Config, principal: Principal, head: Head, body: bytes
+) -> dict[str, Any]:
+    ledger = _ledger(config)
+    await ledger.start()
+    try:
+        return await explain_call(_gateway(config, ledger, time.time()), principal, head, body)
+    finally:
+        await ledger.close()
+
+
+def _ledger(config: Config) -> MemoryLedger | RedisLedger:
+    """Open the limits' state to look at it: a gateway on this machine goes on writing its own."""
+    redis = config.state.redis
+    if config.state.store == "redis" and redis is not None:
+        return RedisLedger(
+            redis.url,
+            timeout_s=redis.timeout_ms / 1000,
+            replicas=redis.replicas,
+            clock=time.time,
+            observer=SilentObserver(),
+        )
+    path = Places.of(config).limits
+    try:
+        return MemoryLedger.as_written(time.time, SilentObserver(), path)
+    except OSError as error:
+        raise Failed(f"{path}: {error.strerror}") from None
+
+
+def _gateway(config: Config, ledger: Ledger, now: float) -> Gateway:
     return Gateway(
         snapshot=compile_snapshot(config, now),
         identity=Authenticator(tiers=config.tiers),
         observer=SilentObserver(),
-        ledger=Unlimited(),
+        ledger=ledger,
         estimator=Estimator(),
         health=Health(),
         clock=lambda: now,

@@ -30,6 +30,11 @@ def label_of(refusal: Refusal) -> str:
     return refusal.meter.label if refusal.meter else refusal.rules.rate_label
 
 
+def concurrency_label(scope: Scope) -> str:
+    """Return the name of the limit of calls under way."""
+    return f"{scope.name.lower()}/concurrent_requests"
+
+
 def refuse(refusal: Refusal, headers: Headers) -> Denied:
     """Build the 429 of a refusal; `headers` are those of the limits, as on every answer.
 
@@ -67,7 +72,7 @@ def refuse_concurrency(rules: Rules, headers: Headers) -> Denied:
     return Denied(
         "concurrency_limit_exceeded",
         f"Limit reached for {_WHOSE[rules.scope]}: {rules.concurrent} concurrent requests"
-        f" ({rules.scope.name.lower()}/concurrent_requests).",
+        f" ({concurrency_label(rules.scope)}).",
         retry_after_s=SLOT_RETRY_S,
         headers=headers,
     )

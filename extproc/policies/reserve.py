@@ -68,9 +68,7 @@ def ask_for(
     return Ask(call_id, dialect, tier.policy, subjects, fixed, per, output, lease_us)
 
 
-def _dearest(
-    attempts: tuple[Target, ...], may_keep_an_hour: Callable[[], bool]
-) -> tuple[int, int]:
+def _dearest(attempts: tuple[Target, ...], may_keep_an_hour: Callable[[], bool]) -> tuple[int, int]:
     """Return the highest prices of input and output: any of the attempts may be the one billed."""
     given = made = hour = 0
     for target in attempts:

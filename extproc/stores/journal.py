@@ -53,16 +53,7 @@ class Journal:
     def read(self) -> list[bytes]:
         """Return every whole record, oldest first, and cut off what follows the last of them."""
         data = self._path.read_bytes()
-        records = []
-        at = 0
-        while at + _frame.size <= len(data):
-            size, checksum = _frame.unpack_from(data, at)
-            stop = at + _frame.size + size
-            record = data[at + _frame.size : stop]
-            if size > MAX_RECORD_BYTES or stop > len(data) or _checksum(record) != checksum:
-                break
-            records.append(record)
-            at = stop
+        records, at = _whole(data)
         self._unmap()
         if at < len(data):
             os.ftruncate(self._fd, at)
@@ -126,6 +117,33 @@ class Journal:
         if self._map is not None:
             self._map.close()
             self._map = None
+
+
+def read_only(path: Path) -> list[bytes]:
+    """Return every whole record, oldest first, of a file that may be in use; none without a file.
+
+    Raises OSError.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    return _whole(data)[0]
+
+
+def _whole(data: bytes) -> tuple[list[bytes], int]:
+    """Return the whole records at the beginning, and where the last of them ends."""
+    records = []
+    at = 0
+    while at + _frame.size <= len(data):
+        size, checksum = _frame.unpack_from(data, at)
+        stop = at + _frame.size + size
+        record = data[at + _frame.size : stop]
+        if size > MAX_RECORD_BYTES or stop > len(data) or _checksum(record) != checksum:
+            break
+        records.append(record)
+        at = stop
+    return records, at
 
 
 def _checksum(record: bytes) -> int:

@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from extproc.limits import US_PER_S, Ask, Grant, Rules, Scope, Settlement, Unit
-from extproc.policies import quota
+from extproc.policies import quota, standing
 from extproc.policies.limit_headers import limit_headers
 from extproc.policies.quota import Account, Held, Refusal, Windows
 from extproc.policies.refuse import label_of, refuse, refuse_concurrency
-from extproc.ports import Observer
-from extproc.stores.journal import Journal
+from extproc.ports import Look, Observer
+from extproc.stores.journal import Journal, read_only
 from extproc.stores.remembered import Recall, Reservation, admitted, everything, settled
 from extproc.stores.slots import ANY_NEWS, WAIT_S, Slots
 
@@ -51,7 +52,19 @@ class MemoryLedger:
         self._latest_us = 0
         self._to_sweep: list[str] = []
         if journal is not None:
-            self._remember(journal)
+            self._remember(journal.read())
+            self._rewrite(journal)
+
+    @classmethod
+    def as_written(cls, clock: Callable[[], float], observer: Observer, path: Path) -> MemoryLedger:
+        """Return the state a journal tells now, which another process may be writing; to look at.
+
+        Raises OSError where there is a file that cannot be read.
+        """
+        made = cls(clock, observer)
+        made._remember(read_only(path))
+        made.sweep()
+        return made
 
     def __repr__(self) -> str:
         accounts = len(self._accounts) + len(self._addresses)
@@ -92,6 +105,13 @@ class MemoryLedger:
         if self._journal is not None:
             self._write([admitted(ask.id, reservation)])
         return Grant(output, limit_headers(ask.dialect, ask.policy, held, now_us, windows))
+
+    async def look(self, ask: Ask) -> Look:
+        """Say what `admit` would do now, but for waiting."""
+        held = [(self._seen(name, rules), rules) for name, rules in ask.subjects]
+        now_us = int(self._clock() * US_PER_S)
+        windows = quota.windows_at(max(self._latest_us, now_us))
+        return standing.look(ask, held, now_us, windows)
 
     def settle(self, settlement: Settlement) -> None:
         """Replace a reservation by the truth; one not open is settled or expired already."""
@@ -166,6 +186,11 @@ class MemoryLedger:
             self._addresses.move_to_end(name)
         return found
 
+    def _seen(self, name: str, rules: Rules) -> Account:
+        """Return an account that is there, or one as it would be made; neither makes it younger."""
+        found = (self._addresses if rules.scope is Scope.IP else self._accounts).get(name)
+        return Account() if found is None else found
+
     def _drop_idle(self, now_us: int, windows: Windows) -> None:
         if not self._to_sweep:
             self._to_sweep = [*self._accounts, *self._addresses]
@@ -176,9 +201,9 @@ class MemoryLedger:
                 if found is not None and quota.is_idle(found, now_us, windows):
                     del accounts[name]
 
-    def _remember(self, journal: Journal) -> None:
+    def _remember(self, records: Iterable[bytes]) -> None:
         recall = Recall()
-        for record in journal.read():
+        for record in records:
             try:
                 recall.take(record)
             except (msgspec.MsgspecError, ValueError, TypeError, LookupError):
@@ -190,7 +215,6 @@ class MemoryLedger:
             (self._addresses if address else self._accounts)[name] = account
         self._open = recall.open
         self._latest_us = int(self._clock() * US_PER_S)
-        self._rewrite(journal)
         if recall.open:
             log.info("reservations remembered", extra={"count": len(recall.open)})
 

@@ -26,15 +26,16 @@ import hiredis
 import msgspec
 
 from extproc.errors import Denied
-from extproc.limits import US_PER_MS, Ask, Grant, Hold, Rules, Settlement, Unit
-from extproc.policies import quota
+from extproc.limits import US_PER_MS, Ask, Grant, Hold, Settlement, Unit
+from extproc.policies import quota, standing
 from extproc.policies.limit_headers import limit_headers
-from extproc.policies.quota import Account, Held, Windows
+from extproc.policies.quota import Held, Windows
 from extproc.policies.refuse import label_of, refuse, refuse_concurrency
-from extproc.ports import Observer
+from extproc.ports import Look, Observer
 from extproc.stores.breaker import Breaker
 from extproc.stores.link import Link, Unavailable
 from extproc.stores.memory import MemoryLedger
+from extproc.stores.redis_accounts import account_of, read_accounts
 from extproc.stores.scripts import ADMIT, SETTLE, Script, rules_blob, scaled
 from extproc.stores.turns import Turns
 
@@ -126,6 +127,20 @@ class RedisLedger:
             self._give_up(ask)
             raise
 
+    async def look(self, ask: Ask) -> Look:
+        """Say what `admit` would do now, but for waiting; nothing is held against Redis."""
+        if not self._breaker.is_open:
+            try:
+                held, now_us = await read_accounts(self._link, PREFIX, ask.subjects)
+            except Unavailable:
+                pass  # as `admit` would go on: alone
+            else:
+                return standing.look(ask, held, now_us, quota.windows_at(now_us))
+        found = await self._local.look(self._own(ask))
+        if _has_budget(ask):
+            return Look(found.output, found.standings, _unreadable())
+        return found
+
     def settle(self, settlement: Settlement) -> None:
         """Queue the truth; a call that was admitted without Redis is settled without it."""
         hold = settlement.hold
@@ -194,7 +209,7 @@ class RedisLedger:
         if status not in {ADMITTED, REFUSED, FULL}:
             raise Unavailable("given up already")
         held = [
-            (_account(rules, read), rules)
+            (account_of(rules, read), rules)
             for (_, rules), read in zip(ask.subjects, reads, strict=True)
         ]
         return _Verdict(status, output, full, held, now_us, quota.windows_at(now_us))
@@ -235,15 +250,15 @@ class RedisLedger:
         return name if refusal.wait_us is not None and self._active[name] > 0 else None
 
     async def _alone(self, ask: Ask) -> Grant:
-        if any(m.unit is Unit.PICO_USD for _, rules in ask.subjects for m in rules.meters):
-            raise Denied(
-                "store_unavailable",
-                "The budget of this caller cannot be read at the moment.",
-                retry_after_s=RETRY_S,
-            )
+        if _has_budget(ask):
+            raise _unreadable()
         self._observer.store_error("redis", "local")
+        return await self._local.admit(self._own(ask))
+
+    def _own(self, ask: Ask) -> Ask:
+        """Return the call as this process alone limits it."""
         own = tuple([(name, scaled(rules, self._replicas)) for name, rules in ask.subjects])
-        return await self._local.admit(msgspec.structs.replace(ask, subjects=own))
+        return msgspec.structs.replace(ask, subjects=own)
 
     def _message(self, ask: Ask) -> tuple[bytes, ...]:
         call = (ask.id, ask.lease_us // US_PER_MS, ask.fixed, ask.per_output, ask.output)
@@ -350,10 +365,13 @@ def _keys(call_id: str, names: list[str]) -> list[bytes]:
     return keys
 
 
-def _account(rules: Rules, read: list[bytes | None]) -> Account:
-    account = Account()
-    account.tat_us = int(read[0] or 0)
-    for at, meter in enumerate(rules.meters):
-        account.ids[meter.slot] = int(read[2 * at + 1] or 0)
-        account.used[meter.slot] = int(read[2 * at + 2] or 0)
-    return account
+def _has_budget(ask: Ask) -> bool:
+    return any(m.unit is Unit.PICO_USD for _, rules in ask.subjects for m in rules.meters)
+
+
+def _unreadable() -> Denied:
+    return Denied(
+        "store_unavailable",
+        "The budget of this caller cannot be read at the moment.",
+        retry_after_s=RETRY_S,
+    )

@@ -45,14 +45,21 @@ def rules_blob(rules: Rules) -> bytes:
     ttl_ms = max(
         [rules.tolerance_us // US_PER_MS + 1_000, *(_TTL_MS[m.window] for m in rules.meters)]
     )
-    fields = ["t"]
+    fields = fields_of(rules)
     meters = []
     for meter in rules.meters:
-        fields += [f"w{meter.slot}", f"u{meter.slot}"]
         high, low = divmod(min(meter.limit, MAX_LIMIT), LIMB)
         meters.append((meter.slot, meter.unit, meter.window, meter.budget, high, low))
     form = (rules.interval_us, rules.tolerance_us, rules.concurrent, ttl_ms, fields, meters)
     return _pack(form)
+
+
+def fields_of(rules: Rules) -> list[str]:
+    """Name the fields of an account's hash that a scope's rules read, in their order."""
+    fields = ["t"]
+    for meter in rules.meters:
+        fields += [f"w{meter.slot}", f"u{meter.slot}"]
+    return fields
 
 
 @lru_cache(maxsize=1024)

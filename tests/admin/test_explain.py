@@ -18,7 +18,7 @@ async def answer(key_id: str | None, head: Head, body: bytes) -> dict[str, Any]:
     """Explain with a gateway that knows one key."""
     if key_id != "key_alice":
         raise LookupError(key_id)
-    return explain(gateway(), ALICE, head, body)
+    return await explain(gateway(), ALICE, head, body)
 
 
 async def ask(method: str, path: str, **words: Any) -> httpx.Response:

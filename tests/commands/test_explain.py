@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,24 @@ import yaml
 from click.testing import CliRunner
 
 from extproc.cli import main
+from extproc.ports import SilentObserver
+from extproc.stores.journal import Journal
+from extproc.stores.memory import MemoryLedger
+from tests.ledgers import ask, rules
+from tests.redis_server import RedisServer
 
 
-def run(directory: Path, *words: str, anonymous: bool = True, text: str | None = None) -> Any:
+def run(
+    directory: Path,
+    *words: str,
+    anonymous: bool = True,
+    text: str | None = None,
+    state: dict[str, Any] | None = None,
+) -> Any:
     """Explain a chat in a fresh configuration."""
     target = {"provider": "local", "model": "x", "usd_per_million": {"input": 1, "output": 2}}
     written: dict[str, Any] = {
-        "state": {"dir": str(directory / "state")},
+        "state": {"dir": str(directory / "state"), **(state or {})},
         "auth": {"anonymous_tier": "free"} if anonymous else {},
         "providers": {"local": {"dialect": "openai", "endpoint": "http://127.0.0.1:9/v1"}},
         "models": {"small": {"targets": [target]}},
@@ -39,6 +52,52 @@ def test_it_prints_the_decision_as_json(tmp_path: Path) -> None:
     assert told["candidates"][0]["verdict"] == "allowed"
     assert float(told["expected_cost_usd"]) > 0
     assert not (tmp_path / "state").exists()
+
+
+def test_limits_are_told_as_a_gateway_left_them(tmp_path: Path) -> None:
+    """From its journal, which stays as it is."""
+    run(tmp_path)
+    path = tmp_path / "state" / "limits.journal"
+    journal = Journal(path)
+    ledger = MemoryLedger(time.time, SilentObserver(), journal)
+    key = ("key:anonymous", rules(requests_per_day=9))
+    asyncio.run(ledger.admit(ask("id", key)))
+    before = path.read_bytes()
+    done = run(tmp_path)
+    assert done.exit_code == 0, done.output
+    found = {one["name"]: one for one in json.loads(done.stdout)["limits"]}
+    assert (found["key/requests_per_day"]["used"], found["key/requests_per_day"]["limit"]) == (
+        *(1, 1000),
+    )
+    assert found["key/concurrent_requests"]["used"] == 1
+    assert path.read_bytes() == before
+
+
+def test_limits_are_told_as_redis_has_them(tmp_path: Path) -> None:
+    """Where the configuration says so; a Redis that is away is a refusal, as it would be."""
+    server = RedisServer()
+    server.start()
+    try:
+        shared = {"store": "redis", "redis": {"url": server.url, "timeout_ms": 5000}}
+        day = int(time.time()) // 86_400
+        server.client.hset("{llm-edge}:a:key:anonymous", mapping={"w0": day, "u0": 7})
+        done = run(tmp_path, state=shared)
+        found = {one["name"]: one for one in json.loads(done.stdout)["limits"]}
+        assert found["key/requests_per_day"]["used"] == 7
+        assert set(server.client.scan_iter()) == {b"{llm-edge}:a:key:anonymous"}
+    finally:
+        server.stop()
+    done = run(tmp_path, state=shared)
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["refusal"]["code"] == "store_unavailable"
+
+
+def test_a_journal_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """Exit code 1."""
+    (tmp_path / "state" / "limits.journal").mkdir(parents=True)
+    done = run(tmp_path)
+    assert done.exit_code == 1
+    assert "limits.journal" in done.output
 
 
 def test_a_key_is_named_by_its_id(tmp_path: Path) -> None:

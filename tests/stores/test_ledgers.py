@@ -3,50 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from extproc.errors import Denied
 from extproc.limits import Grant, Scope, Settlement
-from tests.ledgers import (
-    LEASE_S,
-    Bench,
-    MemoryBench,
-    RedisBench,
-    on_the_tests_clock,
-    rules,
-    without_waiting,
-)
-from tests.redis_server import RedisServer
+from tests.ledgers import LEASE_S, Bench, rules
 
 WIDE = {"tokens_per_day": 10**15, "usd_per_month": 9_000_000}
 MONTH_END_S = 43_200  # from noon of the last day
-
-
-@pytest.fixture(params=["memory", "redis"])
-async def bench(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Bench]:
-    """Return each ledger in turn."""
-    made: Bench
-    if request.param == "memory":
-        made = MemoryBench()
-    else:
-        server: RedisServer = request.getfixturevalue("redis_server")
-        on_the_tests_clock(monkeypatch)
-        made = RedisBench(server)
-    await made.start()
-    yield made
-    await made.stop()
-    assert made.errors.failures == []
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refuse at once what would wait for a slot."""
-    without_waiting(monkeypatch)
 
 
 async def test_a_refused_call_charges_nothing_anywhere(bench: Bench) -> None:
