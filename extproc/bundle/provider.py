@@ -81,11 +81,18 @@ NOT_RETURNED_PREFIXES: Final = (
     "access-control-",  # which pages may read our answers is the operator's to say
 )
 # Remaining and reset of each limit, as policies/cooling.py reads them.
-_RESETS: Final = ";".join(
-    f"%RESP(x-ratelimit-{what}-{limit})%"
-    for limit in ("requests", "tokens")
-    for what in ("remaining", "reset")
-)
+_RESETS: Final[Mapping[Dialect, str]] = {
+    "openai": ";".join(
+        f"%RESP(x-ratelimit-{what}-{limit})%"
+        for limit in ("requests", "tokens")
+        for what in ("remaining", "reset")
+    ),
+    "anthropic": ";".join(
+        f"%RESP(anthropic-ratelimit-{limit}-{what})%"
+        for limit in ("requests", "tokens", "input-tokens", "output-tokens")
+        for what in ("remaining", "reset")
+    ),
+}
 
 
 def provider_filters(
@@ -137,7 +144,7 @@ def _mutations(name: str, provider: Provider) -> Mutations:
         ],
         response_mutations=[
             remove_prefix(OWN),
-            _set(RESETS_HEADER, _RESETS),  # before they are gone
+            _set(RESETS_HEADER, _RESETS[provider.dialect]),  # before they are gone
             *map(remove_prefix, NOT_RETURNED_PREFIXES),
             *(HeaderMutation(remove=key) for key in NOT_RETURNED),
             # Here and not on the route, because only answers of a provider pass here.

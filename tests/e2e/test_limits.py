@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,6 +22,7 @@ GOOD: dict[str, Any] = {
     "messages": [{"role": "user", "content": "hi"}],
     "max_tokens": 20,
 }
+ADMIN_VARIABLE, ADMIN_TOKEN = "LLM_EDGE_TEST_ADMIN_TOKEN", "t" * 32
 SLOWLY = 0.001  # requests per second: nothing comes back during a test
 LIMIT_HEADERS = (
     *("ratelimit-policy", "ratelimit", "x-ratelimit-limit-requests", "x-ratelimit-limit-tokens"),
@@ -32,6 +34,7 @@ LIMIT_HEADERS = (
 def tiers(config: dict[str, Any]) -> None:
     """Configure a tier for each thing a test is about."""
     nothing: dict[str, Any] = dict.fromkeys(("requests_per_second", "burst", "concurrent_requests"))
+    config["admin"]["token"] = {"env": ADMIN_VARIABLE}
     config["tiers"] = {
         "bursty": {"requests_per_second": SLOWLY, "burst": 7},
         "daily": {"requests_per_day": 9},
@@ -46,7 +49,8 @@ def tiers(config: dict[str, Any]) -> None:
 @pytest.fixture(scope="module")
 def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Start a stack whose tiers are small."""
-    running = start_stack(tmp_path_factory.mktemp("limits"), change=tiers)
+    directory = tmp_path_factory.mktemp("limits")
+    running = start_stack(directory, change=tiers, env={ADMIN_VARIABLE: ADMIN_TOKEN})
     yield running
     running.stop()
 
@@ -54,6 +58,44 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 def key_of(stack: Stack, name: str, tier: str) -> dict[str, str]:
     """Return the headers of a new key."""
     return {"authorization": f"Bearer {stack.create_key(name, tier=tier)}"}
+
+
+def test_explaining_tells_what_is_left_and_takes_none_of_it(limited: Stack) -> None:
+    """On the running gateway's admin port and from the command line alike."""
+    headers = key_of(limited, "explained", "daily")
+    listed = json.loads(limited.command("keys", "list", "--json"))
+    key_id = next(one["key_id"] for one in listed if one["name"] == "explained")
+    request = limited.directory / "request.json"
+    request.write_text(json.dumps(GOOD))
+
+    def told(token: str = ADMIN_TOKEN) -> httpx.Response:
+        url = f"http://127.0.0.1:{limited.admin_port}/admin/explain"
+        asked = {"key_id": key_id, "body": GOOD}
+        return httpx.post(url, json=asked, headers={"authorization": f"Bearer {token}"})
+
+    def day(found: Any) -> Any:
+        (one,) = found["limits"]
+        return one["name"], one["limit"], one["used"], one["left"], one["refuses"]
+
+    assert told("x" * 32).status_code == 401
+    for _ in range(3):
+        assert httpx.post(f"{limited.base}{CHAT}", json=GOOD, headers=headers).status_code == 200
+    before = limited.sim_log("a")
+    for _ in range(10):
+        found = told().json()
+        assert day(found) == ("key/requests_per_day", 9, 3, 6, False)
+    printed = json.loads(limited.command("explain", str(request), "--key", key_id))
+    assert day(printed) == day(found)
+    assert found["identity"]["tenant"] == "explained"
+    assert [one["provider"] for one in found["plan"]["attempts"]] == ["a"]
+    assert limited.sim_log("a") == before
+    for _ in range(6):
+        assert httpx.post(f"{limited.base}{CHAT}", json=GOOD, headers=headers).status_code == 200
+    found, refused = told().json(), httpx.post(f"{limited.base}{CHAT}", json=GOOD, headers=headers)
+    assert day(found) == ("key/requests_per_day", 9, 9, 0, True)
+    assert found["refusal"]["status"] == refused.status_code == 429
+    words = refused.json()["error"]["message"].partition(" Try again")[0]
+    assert found["refusal"]["message"].startswith(words)
 
 
 async def all_at_once(stack: Stack, headers: dict[str, str], count: int, **more: Any) -> list[int]:
