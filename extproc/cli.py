@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import sqlite3
 import sys
 import time
 from dataclasses import asdict
@@ -28,6 +30,12 @@ _ELSEWHERE: Final = {
     "token": "extproc.commands.token",
     "usage": "extproc.commands.usage",
 }
+
+
+NO_REDIS: Final = (
+    "state.redis: write {url: redis://HOST:PORT/0} for state.store: redis;"
+    " `llm-edge run` alone starts a Redis of its own"
+)
 
 
 class _Commands(click.Group):
@@ -64,17 +72,33 @@ def run(config_paths: tuple[Path, ...]) -> None:
 
 @main.command()
 @config_option
-def serve(config_paths: tuple[Path, ...]) -> None:
+@click.option("--worker", type=int, hidden=True)  # these two: how workers are started
+@click.option("--log-socket", type=int, hidden=True)
+def serve(
+    config_paths: tuple[Path, ...], *, worker: int | None = None, log_socket: int | None = None
+) -> None:
     """Serve the gRPC services and the admin port alone (the sidecar container)."""
-    from extproc.server import serve as serve_processor
     from extproc.stores.keys import KeyStoreError
     from extproc.telemetry.logs import configure
 
     config = load_config(config_paths)
-    configure(config.observability.log_level, config.observability.log_format)
+    if config.state.store == "redis" and config.state.redis is None:
+        raise BadInput(NO_REDIS)
+    configure(config.observability.log_level, config.observability.log_format, worker)
     try:
-        _loop(serve_processor(config, os.environ))
-    except (OSError, KeyStoreError) as error:
+        if config.server.workers > 1 and (worker is None or log_socket is None):
+            # Its own modules alone, because what speaks for the workers needs none of theirs.
+            from extproc.workers import serve_workers
+
+            sys.exit(_loop(serve_workers(config, config_paths, os.environ)))
+        from extproc.server import Worker
+        from extproc.server import serve as serve_processor
+
+        which = None
+        if worker is not None and log_socket is not None:
+            which = Worker(worker, socket.socket(fileno=log_socket))
+        _loop(serve_processor(config, os.environ, which))
+    except (OSError, sqlite3.Error, KeyStoreError) as error:
         raise Failed(str(error)) from None
     except ValueError as error:  # an issuer of tokens that cannot be used
         raise BadInput(str(error)) from None

@@ -11,6 +11,16 @@ from pathlib import Path
 from extproc.schema import Config
 
 
+def worker_socket(worker: int) -> str:
+    """Name the Unix socket on which one of several workers decides about calls."""
+    return f"processor-{worker}.sock"
+
+
+def log_socket(worker: int) -> str:
+    """Name the one on which it is told how its calls ended."""
+    return f"log-{worker}.sock"
+
+
 @dataclass(frozen=True, slots=True)
 class Places:
     """Paths of one installation. Envoy runs in `envoy`, so its bundle names all else relatively."""
@@ -29,8 +39,20 @@ class Places:
 
     @property
     def processor_socket(self) -> Path:
-        """Unix socket the processor listens on."""
+        """Unix socket the processor listens on where it is one process."""
         return self.envoy / "extproc.sock"
+
+    def worker_socket(self, worker: int) -> Path:
+        """Unix socket one of several workers listens on."""
+        return self.envoy / worker_socket(worker)
+
+    def log_socket(self, worker: int) -> Path:
+        """Unix socket of a worker's log entries; it outlives the worker."""
+        return self.envoy / log_socket(worker)
+
+    def worker_admin_socket(self, worker: int) -> Path:
+        """Unix socket of a worker's admin interface, for the process that speaks for all."""
+        return self.state / f"admin-{worker}.sock"
 
     @property
     def envoy_admin_socket(self) -> Path:

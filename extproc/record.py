@@ -56,6 +56,14 @@ class Foreign(Exception):
     """Text in the record's place that no admission of ours wrote."""
 
 
+def beginning(worker: int) -> str:
+    """Return what the records of one of several workers begin with: its ids do with its number.
+
+    Envoy sends each of them the log entries of its own calls by this.
+    """
+    return f'["{worker:02x}'
+
+
 def encode(forward: Forward, trace: str = "") -> bytes:
     """Write the record of one admission; `trace` is plain text, empty where none is recorded."""
     call = forward.call

@@ -162,6 +162,13 @@ class Server(_Section):
         address = self.processor_address
         if self.transport == "lane" and address is not None and not is_local(address):
             raise ValueError("transport: lane is for loopback addresses; legal here: auto, grpcio")
+        if self.workers > 1 and address is not None:
+            raise ValueError(
+                "workers: more than 1 is for the Envoy of the same machine; legal with"
+                " processor_address: 1, in as many pods as you like"
+            )
+        if self.workers > 1 and self.transport == "grpcio":
+            raise ValueError("transport: grpcio is for 1 worker; legal for more: auto, lane")
         return self
 
 
@@ -352,12 +359,8 @@ class Config(_Section):
                 )
         for name, model in self.models.items():
             self._model(f"models.{name}", name, model)
-        if self.state.store == "redis" and self.state.redis is None:
-            raise ValueError("state.redis: write {url: redis://HOST:PORT/0} for state.store: redis")
         if self.server.workers > 1 and self.state.store == "memory":
             raise ValueError("server.workers: more than 1 worker needs state.store: redis")
-        if self.server.workers > 1:
-            raise ValueError("server.workers: more than 1 worker is not built yet; legal: 1")
         return self
 
     def _model(self, path: str, name: str, model: ModelConfig) -> None:

@@ -11,9 +11,11 @@ import logging
 import os
 import random
 import signal
+import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,7 +25,7 @@ from extproc.admin.app import Readiness, create_app
 from extproc.admin.envoy import envoy_config_status
 from extproc.admin.explain import Explaining
 from extproc.admin.keys import KeyAdmin
-from extproc.admin.server import AdminServer
+from extproc.admin.server import AdminServer, start_local
 from extproc.admin.server import start as start_admin
 from extproc.domain import Head
 from extproc.explain import explain, principal_of
@@ -60,12 +62,24 @@ LAST_ENTRIES_S: Final = 0.2  # four access-log flushes: entries of calls that ju
 GC_ALLOCATIONS: Final = 50_000  # generation 0: at 700 a request pays for several collections
 
 
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """Which of `server.workers` this process is; log entries of its calls come to `log_socket`."""
+
+    number: int
+    log_socket: socket.socket
+
+
 class Server:
     """One processor process: services, admin port, ledger and keys."""
 
-    def __init__(self, config: Config, env: Mapping[str, str]) -> None:
+    def __init__(
+        self, config: Config, env: Mapping[str, str], worker: Worker | None = None
+    ) -> None:
+        """Take the configuration; `worker` where this is one of several."""
         self._config = config
         self._env = env
+        self._worker = worker
         self._places = Places.of(config)
         self._draining = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -73,7 +87,7 @@ class Server:
     async def start(self) -> None:
         """Bind everything. Raises OSError, sqlite3.Error or KeyStoreError when something cannot
         be had."""
-        config, places = self._config, self._places
+        config, places, worker = self._config, self._places, self._worker
         places.envoy.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.metrics = Metrics(
             models=frozenset(config.models),
@@ -107,7 +121,7 @@ class Server:
             health=health,
             clock=time.time,
             steady=time.monotonic,
-            new_id=_new_id,
+            new_id=partial(_new_id, 0 if worker is None else worker.number),
             draw=random.random,
             tracer=self._tracing,
         )
@@ -119,7 +133,8 @@ class Server:
         if kind == "grpcio" or (kind == "auto" and config.server.processor_address):
             self._transport = GrpcioTransport(self._address(), streams, logs, limit)
         else:
-            self._transport = LaneTransport(self._address(), streams, logs, limit)
+            also = None if worker is None else worker.log_socket
+            self._transport = LaneTransport(self._address(), streams, logs, limit, also=also)
         await self._transport.start()
         app = create_app(
             ready=self.readiness,
@@ -130,7 +145,11 @@ class Server:
             token=config.admin.token,
             env=self._env,
         )
-        self._admin: AdminServer = await start_admin(app, config.admin.host, config.admin.port)
+        self._admin: AdminServer
+        if worker is None:
+            self._admin = await start_admin(app, config.admin.host, config.admin.port)
+        else:
+            self._admin = await start_local(app, places.worker_admin_socket(worker.number))
         await self._transport.set_serving(True)
         steps = (self._keys.watch, self._keys.note_use, self._housekeeping, self._probe_lag)
         for step in steps:
@@ -146,12 +165,12 @@ class Server:
         """Return the bound admin port."""
         return self._admin.port
 
-    async def drain(self) -> None:
+    async def drain(self, patience_s: float) -> None:
         """Stop taking part: health first, then wait for calls in flight, then settle and close."""
         self._draining = True
         await self._transport.set_serving(False)
         emptied = asyncio.create_task(self._inflight.empty())
-        deadline = time.monotonic() + self._config.server.drain_seconds
+        deadline = time.monotonic() + patience_s
         while not emptied.done() and time.monotonic() < deadline and not self._transport.detached:
             await asyncio.wait([emptied], timeout=DRAIN_POLL_S)
         if not emptied.done():
@@ -188,7 +207,7 @@ class Server:
             return RedisLedger(
                 redis.url,
                 timeout_s=redis.timeout_ms / 1000,
-                replicas=redis.replicas,
+                replicas=redis.replicas * self._config.server.workers,
                 clock=time.time,
                 observer=self.metrics,
             )
@@ -211,6 +230,8 @@ class Server:
         return await explain(gateway, principal, head, body)
 
     def _address(self) -> str:
+        if self._worker is not None:
+            return f"unix:{self._places.worker_socket(self._worker.number)}"
         return self._config.server.processor_address or f"unix:{self._places.processor_socket}"
 
     def _keys_error(self, op: str) -> None:
@@ -248,26 +269,43 @@ class Server:
         self.metrics.loop_lag(max(0.0, loop.time() - due))
 
 
-def _new_id() -> str:
-    """Return 48 bits of time and 80 of chance: neighbours in time are neighbours in the ledger."""
-    return f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
+def _new_id(worker: int) -> str:
+    """Return the worker, 48 bits of time and 72 of chance: neighbours in time lie side by side.
+
+    The worker is first, because `record.beginning` is what Envoy tells whose call it was by.
+    """
+    return f"{worker:02x}{time.time_ns() // 1_000_000:012x}{os.urandom(9).hex()}"
 
 
-async def serve(config: Config, env: Mapping[str, str]) -> None:
-    """Run the processor until SIGTERM or SIGINT, then drain; a second signal stops at once."""
-    server = Server(config, env)
+async def serve(config: Config, env: Mapping[str, str], worker: Worker | None = None) -> None:
+    """Run the processor until SIGTERM or SIGINT, then drain; a second signal stops at once.
+
+    A worker whose supervisor is gone leaves without waiting for its calls: others take its place.
+    """
+    server = Server(config, env, worker)
     stop = asyncio.Event()
+    patience_s = config.server.drain_seconds
 
     def asked() -> None:
         if stop.is_set():
             os._exit(1)
         stop.set()
 
+    def orphaned() -> None:
+        nonlocal patience_s
+        if not os.read(sys.stdin.fileno(), 1):  # nobody ever writes there
+            loop.remove_reader(sys.stdin.fileno())
+            patience_s = 0.0
+            asked()
+
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, asked)
+    if worker is not None:
+        loop.add_reader(sys.stdin.fileno(), orphaned)
     await server.start()
-    sys.stdout.write(f"ready admin=http://{config.admin.host}:{server.admin_port}\n")
-    sys.stdout.flush()
+    if worker is None:
+        sys.stdout.write(f"ready admin=http://{config.admin.host}:{server.admin_port}\n")
+        sys.stdout.flush()
     await stop.wait()
-    await server.drain()
+    await server.drain(patience_s)

@@ -15,7 +15,6 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -26,6 +25,7 @@ import click
 from extproc.admin.envoy import admin_request
 from extproc.bundle.render import write
 from extproc.checks import envoy_binary, missing_secrets
+from extproc.children import Child, keep
 from extproc.keyring import open_key_store
 from extproc.places import Places
 from extproc.policies.keys import KeyRequest
@@ -35,43 +35,9 @@ log: Final = logging.getLogger(__name__)
 
 START_S: Final = 30.0  # Envoy and Python on a loaded two-core machine need about three
 POLL_S: Final = 0.05
-RESTART_FIRST_S: Final = 0.1
-RESTART_LAST_S: Final = 5.0
-STABLE_S: Final = 10.0  # a child that ran this long restarts at once again
 LAST_ENTRIES_S: Final = 0.25  # Envoy drops what it has not flushed: five access-log flushes
 DRAIN_EXTRA_S: Final = 5.0
 DEV_KEY_S: Final = 86_400.0
-
-
-@dataclass(slots=True)
-class Child:
-    """One supervised process."""
-
-    name: str
-    command: Sequence[str]
-    cwd: Path | None = None
-    env: Mapping[str, str] | None = None
-    process: asyncio.subprocess.Process | None = None
-
-    async def start(self) -> None:
-        """Start it in a session of its own, so that Ctrl-C reaches the supervisor alone."""
-        environment = None if self.env is None else dict(self.env)  # uvloop takes a plain dict
-        self.process = await asyncio.create_subprocess_exec(
-            *self.command, cwd=self.cwd, env=environment, start_new_session=True
-        )
-
-    async def stop(self, patience_s: float) -> None:
-        """Ask it to end, and end it when it does not."""
-        process = self.process
-        if process is None or process.returncode is not None:
-            return
-        process.terminate()
-        try:
-            async with asyncio.timeout(patience_s):
-                await process.wait()
-        except TimeoutError:
-            process.kill()
-            await process.wait()
 
 
 async def run_everything(config: Config, files: Sequence[Path], env: Mapping[str, str]) -> int:
@@ -102,7 +68,7 @@ async def run_everything(config: Config, files: Sequence[Path], env: Mapping[str
         key_id, key = _dev_key(config)  # before the processor reads its keys
         for child in children:
             await child.start()
-            keepers.append(asyncio.create_task(_keep(child, stop)))
+            keepers.append(asyncio.create_task(keep(child, stop, _ended)))
         if not await _ready(config, stop):
             if not stop.is_set():
                 click.echo("llm-edge run: did not get ready; see the messages above", err=True)
@@ -143,20 +109,8 @@ def _children(
     return children
 
 
-async def _keep(child: Child, stop: asyncio.Event) -> None:
-    """Start the child again whenever it ends by itself."""
-    delay = RESTART_FIRST_S
-    while not stop.is_set():
-        assert child.process is not None
-        started = time.monotonic()
-        code = await child.process.wait()
-        if stop.is_set():
-            return
-        delay = RESTART_FIRST_S if time.monotonic() - started > STABLE_S else delay
-        click.echo(f"llm-edge run: {child.name} ended with {code}; starting it again", err=True)
-        await asyncio.sleep(delay)
-        delay = min(delay * 2, RESTART_LAST_S)
-        await child.start()
+def _ended(child: Child, code: int) -> None:
+    click.echo(f"llm-edge run: {child.name} ended with {code}; starting it again", err=True)
 
 
 async def _ready(config: Config, stop: asyncio.Event) -> bool:

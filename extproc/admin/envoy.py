@@ -1,26 +1,24 @@
 """Ask Envoy's admin interface, on its Unix socket, how Envoy is.
 
-Knows: the socket, HTTP/1.1 as Envoy's admin speaks it, the names of the bundle. Must not know: who
-asks, how the bundle is made. Sources: Envoy's "Administration interface" (`/ready`, `/listeners`,
+Knows: the socket, Envoy's admin interface, the names of the bundle. Must not know: who asks, how
+the bundle is made. Sources: Envoy's "Administration interface" (`/ready`, `/listeners`,
 `/clusters`), which lists a listener or cluster only once it is warm.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
-import h11
 import msgspec
 
+from extproc.admin.local_http import ask
 from extproc.schema import PROCESSOR_NAME
 
 LISTENER: Final = "gateway"
 TIMEOUT_S: Final = 1.0  # a probe's default; Envoy answers in a millisecond
 MAX_ANSWER_BYTES: Final = 8 * 1024 * 1024  # a cluster is about 2 KB for each of its hosts
-_CHUNK_BYTES: Final = 65_536
 _OK: Final = 200
 
 
@@ -31,15 +29,10 @@ async def admin_request(socket_path: Path, method: str, target: str) -> str:
     FileNotFoundError without a socket, TimeoutError, ConnectionError for an answer that is not
     HTTP, too large, or of another status.
     """
-    async with asyncio.timeout(TIMEOUT_S):
-        reader, writer = await asyncio.open_unix_connection(socket_path)
-        try:
-            status, body = await _exchange(reader, writer, method, target)
-        finally:
-            writer.close()
-    text = body.decode(errors="replace")
-    if status != _OK:
-        raise ConnectionError(f"{method} {target}: {status} {text[:100].strip()}")
+    answer = await ask(socket_path, method, target, timeout_s=TIMEOUT_S, max_bytes=MAX_ANSWER_BYTES)
+    text = answer.body.decode(errors="replace")
+    if answer.status != _OK:
+        raise ConnectionError(f"{method} {target}: {answer.status} {text[:100].strip()}")
     return text
 
 
@@ -67,34 +60,6 @@ async def envoy_config_status(
     if missing:
         return False, f"not warm: {', '.join(missing)}"
     return True, f"live, {LISTENER} and {len(needed)} clusters warm"
-
-
-async def _exchange(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, method: str, target: str
-) -> tuple[int, bytes]:
-    connection = h11.Connection(h11.CLIENT)
-    # Because the admin interface answers HTTP/1.0 with 426, the body may come chunked.
-    headers = [("host", "envoy"), ("connection", "close"), ("content-length", "0")]
-    request = h11.Request(method=method, target=target, headers=headers)
-    writer.write((connection.send(request) or b"") + (connection.send(h11.EndOfMessage()) or b""))
-    status, body = 0, bytearray()
-    try:
-        while True:
-            event = connection.next_event()
-            if event is h11.NEED_DATA:
-                connection.receive_data(await reader.read(_CHUNK_BYTES))
-            elif isinstance(event, h11.Response):
-                status = event.status_code
-            elif isinstance(event, h11.Data):
-                body += event.data
-                if len(body) > MAX_ANSWER_BYTES:
-                    raise ConnectionError(
-                        f"{method} {target}: answer over {MAX_ANSWER_BYTES} bytes"
-                    )
-            elif isinstance(event, h11.EndOfMessage):
-                return status, bytes(body)
-    except h11.RemoteProtocolError as error:
-        raise ConnectionError(f"{method} {target}: {error}") from None
 
 
 async def _names(socket_path: Path, target: str, member: str) -> set[str]:

@@ -41,7 +41,7 @@ class Guard:
             return
         sender = _never_stored(send)
         refusal = await self._refusal(scope)
-        body = b"" if refusal is not None else await _read(receive)
+        body = b"" if refusal is not None else await read_body(receive)
         if body is None:
             refusal = report(413, "request_too_large", f"The body is over {MAX_BODY_BYTES} bytes.")
         if refusal is not None:
@@ -72,7 +72,7 @@ def _same(given: bytes, token: bytes) -> bool:
     return hmac.compare_digest(blake2b(given).digest(), blake2b(token).digest())
 
 
-async def _read(receive: Receive) -> bytes | None:
+async def read_body(receive: Receive) -> bytes | None:
     """Return the body, None where it is too large."""
     body = bytearray()
     while True:

@@ -6,8 +6,8 @@ is sent to the wrong place is sometimes a key.
 
 from __future__ import annotations
 
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel
+from starlette.responses import JSONResponse
 
 
 class Error(BaseModel):

@@ -10,9 +10,12 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import uvicorn
+
+from extproc.sockets import listening
 
 BACKLOG: Final = 64  # probes and scrapers
 CLOSE_S: Final = 1  # a scrape takes tens of milliseconds
@@ -59,6 +62,18 @@ async def start(app: Any, host: str, port: int) -> AdminServer:
     Raises OSError where the address cannot be had.
     """
     bound = _bind(host, port)
+    return await _serve(app, bound, bound.getsockname()[1])
+
+
+async def start_local(app: Any, path: Path) -> AdminServer:
+    """Serve an ASGI application on a Unix socket that only this user may connect to.
+
+    Raises OSError where it cannot be made.
+    """
+    return await _serve(app, listening(path), 0)
+
+
+async def _serve(app: Any, bound: socket.socket, port: int) -> AdminServer:
     config = uvicorn.Config(
         app,
         http="httptools",
@@ -80,7 +95,7 @@ async def start(app: Any, host: str, port: int) -> AdminServer:
         waiting.cancel()
         bound.close()
         await task
-    return AdminServer(server, task, bound.getsockname()[1])
+    return AdminServer(server, task, port)
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -56,7 +56,7 @@ from extproc.bundle.processor import (
     breakers,
     endpoint,
     hosts,
-    processor_cluster,
+    processor_clusters,
 )
 from extproc.bundle.provider import provider_filters
 from extproc.domain import DIALECTS, Dialect, cluster_of
@@ -86,7 +86,7 @@ def clusters(config: Config, base: Path) -> list[Cluster]:
         for name, provider in config.providers.items()
         for caller in DIALECTS
     ]
-    return [processor_cluster(config), *providers]
+    return [*processor_clusters(config), *providers]
 
 
 def _provider(
@@ -98,7 +98,12 @@ def _provider(
     # The gateway's own connection limit is the bound; a lower one here would refuse failover.
     pool = max(POOL_MIN, config.server.max_connections)
     options = _http(
-        provider_name, provider, to, caller, held=_has_alternatives(provider_name, config)
+        provider_name,
+        provider,
+        to,
+        caller,
+        held=_has_alternatives(provider_name, config),
+        workers=config.server.workers,
     )
     return Cluster(
         name=name,
@@ -156,11 +161,11 @@ def _has_alternatives(name: str, config: Config) -> bool:
 
 
 def _http(
-    name: str, provider: Provider, to: Upstream, caller: Dialect, *, held: bool
+    name: str, provider: Provider, to: Upstream, caller: Dialect, *, held: bool, workers: int
 ) -> HttpProtocolOptions:
     options = HttpProtocolOptions(
         common_http_protocol_options=CommonOptions(idle_timeout=seconds(POOL_IDLE_S)),
-        http_filters=provider_filters(name, provider, to, caller, held=held),
+        http_filters=provider_filters(name, provider, to, caller, held=held, workers=workers),
     )
     if to.https:
         options.auto_config = HttpProtocolOptionsAutoHttpConfig(

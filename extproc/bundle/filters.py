@@ -26,13 +26,13 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 from envoy_data_plane.envoy.type.matcher.v3 import ListStringMatcher, StringMatcher
 from envoy_data_plane.envoy.type.v3 import HttpStatus, StatusCode
 
-from extproc.bundle.access_log import attempt_log
+from extproc.bundle.access_log import attempt_logs
 from extproc.bundle.cors import cors_filters
 from extproc.bundle.messages import http_filter, inline, seconds
 from extproc.bundle.places import CALL, LIMITS, PLAN, PROCESSOR, SERVED
 from extproc.bundle.processor import REQUEST_RETRIES, reconnect
 from extproc.headers import READ
-from extproc.schema import Cors
+from extproc.schema import Server
 
 DECIDE: Final = "llm-edge.decide"
 PROBE: Final = "llm-edge.probe"
@@ -54,30 +54,30 @@ def _quoted(value: str) -> str:
     return f'"{"".join(plain)}"'
 
 
-def http_filters(cors: Cors) -> list[HttpFilter]:
+def http_filters(server: Server) -> list[HttpFilter]:
     """List the filters; the order is the order on the way in, and reversed on the way out."""
     return [
         # First, because a preflight carries no credential, and refusals too need its headers.
-        *cors_filters(cors),
+        *cors_filters(server.cors),
         # Before all that acts, because nothing may act on a request nobody has vouched for.
-        http_filter(DECIDE, _decide()),
+        http_filter(DECIDE, _decide(server.workers)),
         # After the decision, because it reads the plan; before the router, whose answer it watches.
         http_filter(PROBE, lua("probe.lua")),
         # Last, because it sends. It adds no x-envoy-* headers: the inside stays inside.
-        http_filter("envoy.filters.http.router", _router()),
+        http_filter("envoy.filters.http.router", _router(server.workers)),
     ]
 
 
-def _router() -> Router:
-    return Router(suppress_envoy_headers=True, upstream_log=[attempt_log()])
+def _router(workers: int) -> Router:
+    return Router(suppress_envoy_headers=True, upstream_log=attempt_logs(workers))
 
 
-def _decide() -> ExternalProcessor:
+def _decide(workers: int) -> ExternalProcessor:
     return ExternalProcessor(
         # No grpc_service.timeout: it would cap the whole stream, waiting for the body included.
         grpc_service=GrpcService(
             envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=PROCESSOR),
-            retry_policy=reconnect(REQUEST_RETRIES),
+            retry_policy=reconnect(REQUEST_RETRIES, workers),
         ),
         failure_mode_allow=False,  # a dead processor is a 503, never an open door
         status_on_error=HttpStatus(code=StatusCode.ServiceUnavailable),

@@ -34,7 +34,7 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
 )
 from envoy_data_plane.google.protobuf import Any
 
-from extproc.bundle.access_log import access_log
+from extproc.bundle.access_log import access_logs
 from extproc.bundle.edge import early_mutations
 from extproc.bundle.filters import http_filters
 from extproc.bundle.messages import from_file, seconds
@@ -89,8 +89,8 @@ def _manager(server: Server) -> HttpConnectionManager:
     return HttpConnectionManager(
         stat_prefix="gateway",
         rds=Rds(config_source=from_file("rds.yaml"), route_config_name=ROUTES),
-        http_filters=http_filters(server.cors),
-        access_log=[access_log()],
+        http_filters=http_filters(server),
+        access_log=access_logs(server.workers),
         local_reply_config=local_replies(),
         early_header_mutation_extensions=early_mutations(),
         # Who calls is the address of the connection: X-Forwarded-For is anybody's to write.

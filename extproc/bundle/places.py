@@ -15,7 +15,7 @@ from envoy_data_plane.envoy.config.core.v3 import Address, Pipe, SocketAddress
 
 from extproc.schema import PROCESSOR_NAME, SecretRef
 
-PROCESSOR: Final = PROCESSOR_NAME  # cluster of ext_proc and the access log
+PROCESSOR: Final = PROCESSOR_NAME  # cluster of ext_proc and, of a single process, the access log
 PROCESSOR_SOCKET: Final = "extproc.sock"
 NO_PLAN: Final = "llm.no-plan"  # no cluster: a request without a plan must go nowhere
 PLAN: Final = "llm"  # dynamic metadata the processor writes for the router
@@ -25,10 +25,16 @@ SERVED: Final = "llm.served"  # and, where targets differ in it, the provider fi
 RECORD_KEY: Final = "record"  # only planned calls carry it
 # Headers between the provider's filters and the log of failed attempts; callers see neither.
 MODEL_HEADER: Final = "x-upstream-model"  # which target of a provider was tried
+WORKER_HEADER: Final = "x-upstream-worker"  # and, of several, which worker planned it
 RESETS_HEADER: Final = "x-llm-resets"  # when the provider's limits are reset
 ROUTES: Final = "gateway"
 TLS_FILE: Final = "tls.yaml"
 TLS_SECRET: Final = "tls"  # noqa: S105 (a name)
+
+
+def log_cluster(worker: int) -> str:
+    """Name the cluster of one of several workers' log entries; no provider's name has a dot."""
+    return f"llm.log-{worker}"
 
 
 @dataclass(frozen=True, slots=True)

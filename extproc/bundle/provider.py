@@ -27,9 +27,19 @@ from extproc.bundle import hold
 from extproc.bundle.edge import OWN, remove_prefix
 from extproc.bundle.filters import lua
 from extproc.bundle.messages import default_header, extension, from_file, header, http_filter
-from extproc.bundle.places import MODEL_HEADER, RESETS_HEADER, SERVED, Upstream, secret_file
+from extproc.bundle.places import (
+    CALL,
+    MODEL_HEADER,
+    RECORD_KEY,
+    RESETS_HEADER,
+    SERVED,
+    WORKER_HEADER,
+    Upstream,
+    secret_file,
+)
 from extproc.bundle.translate import translate
 from extproc.domain import Dialect, cluster_of
+from extproc.record import beginning
 from extproc.schema import Provider
 
 # The caller's, or about the caller: a provider learns neither. `openai-*` would choose the
@@ -96,11 +106,17 @@ _RESETS: Final[Mapping[Dialect, str]] = {
 
 
 def provider_filters(
-    name: str, provider: Provider, to: Upstream, caller: Dialect, *, held: bool
+    name: str,
+    provider: Provider,
+    to: Upstream,
+    caller: Dialect,
+    *,
+    held: bool,
+    workers: int = 1,
 ) -> list[HttpFilter]:
     """List the filters of the provider's cluster for callers of one dialect, in order.
 
-    `held`: where another target could answer.
+    `held`: where another target could answer. `workers`: how many processes share the planning.
     """
     filters = [
         # First, because answers pass it last: it holds what the others have made of one.
@@ -109,8 +125,11 @@ def provider_filters(
         # path and host too, because a header mutation may not touch those.
         http_filter("llm-edge.address", _address(provider, to, caller)),
         # Before the headers, because on the way back it adds one of ours to what those leave.
-        *([translate()] if caller != provider.dialect else ()),
-        http_filter("llm-edge.headers", HeaderMutationFilter(mutations=_mutations(name, provider))),
+        *([translate(workers)] if caller != provider.dialect else ()),
+        http_filter(
+            "llm-edge.headers",
+            HeaderMutationFilter(mutations=_mutations(name, provider, workers)),
+        ),
     ]
     if provider.api_key is not None:
         # After the headers, because those take the caller's credential off.
@@ -131,15 +150,17 @@ def _address(provider: Provider, to: Upstream, caller: Dialect) -> Lua:
     return lua("translated.lua", {"PATH": path, "AUTHORITY": to.authority})
 
 
-def _mutations(name: str, provider: Provider) -> Mutations:
+def _mutations(name: str, provider: Provider, workers: int) -> Mutations:
     # Because Anthropic refuses a request without one; callers of its API name their own.
     version = HeaderMutation(append=default_header("anthropic-version", ANTHROPIC_VERSION))
+    planned_by = f"%DYNAMIC_METADATA({CALL}:{RECORD_KEY}):{len(beginning(0))}%"
     return Mutations(
         request_mutations=[
             *map(remove_prefix, NOT_SENT_PREFIXES),
             *(HeaderMutation(remove=key) for key in NOT_SENT),
             # For the log of failed attempts, which sees an attempt's headers but not the plan.
             _set(MODEL_HEADER, f"%DYNAMIC_METADATA({SERVED}:model)%"),
+            *([_set(WORKER_HEADER, planned_by)] if workers > 1 else ()),
             *([version] if provider.dialect == "anthropic" else ()),
         ],
         response_mutations=[

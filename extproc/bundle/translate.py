@@ -30,9 +30,10 @@ MESSAGE_TIMEOUT_S: Final = 5.0  # as for the decision: a garbage collection is n
 ATTRIBUTES: Final = ("xds.cluster_name",)  # also how the processor tells these exchanges
 
 
-def translate() -> HttpFilter:
+def translate(workers: int = 1) -> HttpFilter:
     """Send the processor both headers, the whole request and the answer.
 
+    Of several `workers` any will do, because a translation needs no memory of the call.
     A document is buffered; the processor asks for a stream's chunks one by one when it sees one.
     """
     return http_filter(
@@ -40,7 +41,7 @@ def translate() -> HttpFilter:
         ExternalProcessor(
             grpc_service=GrpcService(
                 envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=PROCESSOR),
-                retry_policy=reconnect(REQUEST_RETRIES),
+                retry_policy=reconnect(REQUEST_RETRIES, workers),
             ),
             failure_mode_allow=False,  # an answer in another dialect is no answer
             processing_mode=ProcessingMode(

@@ -123,6 +123,14 @@ def _bring_up_to_date(db: sqlite3.Connection) -> None:
         raise
 
 
+def prepare(path: Path) -> None:
+    """Create the file or bring its schema up to date. Raises OSError or sqlite3.Error."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Before SQLite opens it: -wal and -shm take over the mode of the database file.
+    path.touch(mode=0o600, exist_ok=True)
+    _open(path).close()
+
+
 def schema_version(db: sqlite3.Connection) -> int:
     """Return the schema's version, 0 for an empty file. Raises DatabaseError for a later one."""
     (version,) = db.execute("PRAGMA user_version").fetchone()
@@ -136,10 +144,7 @@ class SqliteUsageLog:
 
     def __init__(self, path: Path, observer: Observer, max_queued: int = 100_000) -> None:
         """Open or create the file and start the writer. Raises OSError or sqlite3.Error."""
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Before SQLite opens it: -wal and -shm take over the mode of the database file.
-        path.touch(mode=0o600, exist_ok=True)
-        _open(path).close()
+        prepare(path)
         self._path = path
         self._observer = observer
         self._max_queued = max_queued

@@ -60,11 +60,11 @@ class _Stderr(logging.StreamHandler[TextIO]):
     """The one handler of this module; its type is how a second `configure` finds it."""
 
 
-def configure(level: str, fmt: Literal["json", "text"]) -> None:
+def configure(level: str, fmt: Literal["json", "text"], worker: int | None = None) -> None:
     """Send records of `level` (debug, info, warning, error) and above to stderr.
 
-    May be called again; replaces its own handler and leaves others. Raises ValueError for a level
-    logging does not know.
+    `worker` is in every record where this process is one of several. May be called again; replaces
+    its own handler and leaves others. Raises ValueError for a level logging does not know.
     """
     root = logging.getLogger()
     root.setLevel(level.upper())
@@ -72,6 +72,13 @@ def configure(level: str, fmt: Literal["json", "text"]) -> None:
     handler.setFormatter(JsonFormatter() if fmt == "json" else TextFormatter())
     for old in [known for known in root.handlers if isinstance(known, _Stderr)]:
         root.removeHandler(old)
+    if worker is not None:
+
+        def numbered(record: logging.LogRecord) -> bool:
+            record.worker = worker
+            return True
+
+        handler.addFilter(numbered)
     root.addHandler(handler)
     # Because its start and stop messages say nothing that ours do not.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from extproc.addresses import UNIX, is_local
+from extproc.sockets import listening
 from extproc.transport import MESSAGE_OVERHEAD_BYTES, Logs, Streams
 from extproc.transport.bounds import Bounds
 from extproc.transport.peer import PARTING_S, Peer
@@ -24,8 +25,8 @@ LAST_LOGS_S: Final = 0.2  # four access-log flushes: entries of calls that have 
 class LaneTransport:
     """Serves on `address`, `unix:PATH` or `host:port` of the loopback interface.
 
-    Raises ValueError for any other address: there is no TLS here. `clock` (seconds) is what floods
-    are measured by.
+    Raises ValueError for any other address: there is no TLS here. `also` is a listening socket that
+    others have bound, served besides. `clock` (seconds) is what floods are measured by.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class LaneTransport:
         logs: Logs,
         max_body_bytes: int,
         *,
+        also: socket.socket | None = None,
         bounds: Bounds = Bounds(),  # noqa: B008 (frozen)
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -46,6 +48,7 @@ class LaneTransport:
         self.bounds = bounds
         self.serving = False
         self._address = address
+        self._also = also
         self._clock = clock
         self._peers: set[Peer] = set()
         self._log_streams = 0
@@ -55,7 +58,7 @@ class LaneTransport:
         self._alone = asyncio.Event()
         self._alone.set()
         self._stopping = False
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
 
     @property
     def detached(self) -> bool:
@@ -71,11 +74,13 @@ class LaneTransport:
         """Bind and serve. Raises OSError when the address cannot be had."""
         loop = asyncio.get_running_loop()
         if self._address.startswith(UNIX):
-            made = _unix_socket(Path(self._address.removeprefix(UNIX)))
-            self._server = await loop.create_unix_server(self._peer, sock=made)
+            made = listening(Path(self._address.removeprefix(UNIX)))
+            self._servers.append(await loop.create_unix_server(self._peer, sock=made))
         else:
             host, _, port = self._address.rpartition(":")
-            self._server = await loop.create_server(self._peer, host.strip("[]"), int(port))
+            self._servers.append(await loop.create_server(self._peer, host.strip("[]"), int(port)))
+        if self._also is not None:
+            self._servers.append(await loop.create_unix_server(self._peer, sock=self._also))
 
     async def set_serving(self, serving: bool) -> None:
         """Answer health checks with SERVING or NOT_SERVING."""
@@ -85,8 +90,8 @@ class LaneTransport:
 
     async def stop(self, grace_s: float) -> None:
         """Refuse new streams, let open ones end within the grace, then close."""
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         for peer in list(self._peers):
             peer.refuse_new()
         self._stopping = True
@@ -136,16 +141,3 @@ class LaneTransport:
 
     def _peer(self) -> Peer:
         return Peer(self, self._clock)
-
-
-def _unix_socket(path: Path) -> socket.socket:
-    """Bind a socket that only this user may connect to."""
-    path.unlink(missing_ok=True)  # because a killed process leaves its own behind
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        made.bind(str(path))
-        path.chmod(0o600)
-    except OSError:
-        made.close()
-        raise
-    return made
