@@ -17,6 +17,7 @@ from typing import Final
 
 from extproc.bundle.render import render, write
 from extproc.bundle.static import static_bootstrap
+from extproc.embedded import MISSING, redis_binary
 from extproc.schema import Config
 
 WHOLE: Final = "whole.yaml"
@@ -47,6 +48,12 @@ def missing_secrets(config: Config, env: Mapping[str, str]) -> list[str]:
     ]
 
 
+def missing_redis(config: Config) -> list[str]:
+    """Say what is missing where `llm-edge run` has to start a Redis: nothing if it need not."""
+    own = config.state.store == "redis" and config.state.redis is None
+    return [MISSING] if own and redis_binary() is None else []
+
+
 def rejected_bundle(config: Config, env: Mapping[str, str]) -> list[str]:
     """Render the bundle into a scratch directory and ask Envoy whether it would run it."""
     binary = envoy_binary()
@@ -73,6 +80,7 @@ def rejected_bundle(config: Config, env: Mapping[str, str]) -> list[str]:
 def problems(config: Config, env: Mapping[str, str]) -> list[str]:
     """List everything that would keep this configuration from running; empty is good."""
     found = [] if config.models else ["models: none is configured"]
+    found += missing_redis(config)
     missing = missing_secrets(config, env)
     # Because Envoy refuses a bundle whose secrets are absent, and the reason is already named.
     return [*found, *missing, *([] if missing else rejected_bundle(config, env))]

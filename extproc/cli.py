@@ -66,7 +66,7 @@ def run(config_paths: tuple[Path, ...]) -> None:
 
     try:
         sys.exit(_loop(run_everything(load_config(config_paths), config_paths, os.environ)))
-    except KeyStoreError as error:
+    except (OSError, KeyStoreError) as error:
         raise Failed(str(error)) from None
 
 

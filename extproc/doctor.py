@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
-from extproc.checks import envoy_binary, missing_secrets, rejected_bundle
+from extproc.checks import envoy_binary, missing_redis, missing_secrets, rejected_bundle
 from extproc.keyring import open_key_store
 from extproc.places import Places
 from extproc.schema import Config
@@ -93,7 +93,9 @@ def _envoy() -> Finding:
 
 def _directory(config: Config) -> Iterator[Finding]:
     places = Places.of(config)
-    sockets = (places.processor_socket, places.envoy_admin_socket)
+    last = config.server.workers - 1
+    sockets = [places.processor_socket, places.envoy_admin_socket]
+    sockets += [places.worker_socket(last), places.worker_admin_socket(last)] if last else []
     longest = max(len(os.fsencode(path)) for path in sockets)
     if longest > MAX_SOCKET_PATH_BYTES:
         detail = f"{longest} bytes; the system takes {MAX_SOCKET_PATH_BYTES}: shorten state.dir"
@@ -153,6 +155,11 @@ def _taken(host: str, port: int) -> str | None:
 
 def _keys(config: Config) -> Finding:
     shared = config.state.store == "redis"
+    if shared and config.state.redis is None and not Places.of(config).redis_socket.exists():
+        missing = missing_redis(config)
+        if missing:
+            return Finding("keys", "fail", missing[0])
+        return Finding("keys", "ok", "in the Redis that `llm-edge run` starts")
     if not shared and not (config.state.dir / FILE_NAME).exists():
         return Finding("keys", "ok", "none yet: llm-edge keys create")
     try:

@@ -30,11 +30,11 @@ WRITE_USED_S: Final = 5.0
 
 def open_key_store(state: State) -> KeyStore:
     """Return the store that the configuration names. Raises KeyStoreError."""
-    if state.store == "redis" and state.redis is not None:
+    if state.store == "redis":
         # Not at the top, because importing redis takes 0.3 s that others need not wait for.
         from extproc.stores.redis_keys import RedisKeys  # noqa: PLC0415
 
-        return RedisKeys(state.redis.url)
+        return RedisKeys(state.redis_url)
     return SqliteKeys(state.dir)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from extproc.schema import Config
+from extproc.schema import REDIS_SOCKET, Config
 
 
 def worker_socket(worker: int) -> str:
@@ -63,6 +63,16 @@ class Places:
     def ledger(self) -> Path:
         """SQLite file of settled calls."""
         return self.state / "ledger.db"
+
+    @property
+    def redis(self) -> Path:
+        """Directory of the data of a Redis of our own."""
+        return self.state / "redis"
+
+    @property
+    def redis_socket(self) -> Path:
+        """Unix socket of it, where `State.redis_url` says."""
+        return self.state / REDIS_SOCKET
 
     @property
     def limits(self) -> Path:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Final, Literal
+from urllib.parse import quote
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -29,6 +30,7 @@ _ADDRESS: Final = re.compile(
     r"^(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:.]+\]):(\d{1,5})$"
 )
 MAX_PORT: Final = 65_535
+REDIS_SOCKET: Final = "redis.sock"  # in the state directory: a Redis of our own
 
 
 def parse_duration(text: str) -> float:
@@ -187,7 +189,14 @@ class Redis(_Section):
 class State(_Section):
     dir: Path
     store: Literal["memory", "redis"]
-    redis: Redis | None = None
+    redis: Redis | None = None  # None: the one that `llm-edge run` starts
+
+    @property
+    def redis_url(self) -> str:
+        """Return where Redis is: as configured, else at a socket in the state directory."""
+        if self.redis is not None:
+            return self.redis.url
+        return f"unix://{quote(str((self.dir / REDIS_SOCKET).absolute()))}"
 
 
 class JwtIssuerConfig(_Section):

@@ -173,8 +173,8 @@ class Server:
         deadline = time.monotonic() + patience_s
         while not emptied.done() and time.monotonic() < deadline and not self._transport.detached:
             await asyncio.wait([emptied], timeout=DRAIN_POLL_S)
-        if not emptied.done():
-            emptied.cancel()
+        emptied.cancel()
+        if len(self._inflight):
             log.warning("drained without every entry", extra={"in_flight": len(self._inflight)})
         await self._transport.stop(LAST_ENTRIES_S)
         for task in self._tasks:

@@ -2,7 +2,7 @@
 
 Knows: processes, the bundle and the admin ports. Must not know: requests.
 Order: the processor is up before Envoy listens, and outlives it when stopping, because Envoy's
-last access-log entries are the bill.
+last access-log entries are the bill; a Redis of our own is up before all and outlives all.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ import click
 
 from extproc.admin.envoy import admin_request
 from extproc.bundle.render import write
-from extproc.checks import envoy_binary, missing_secrets
+from extproc.checks import envoy_binary, missing_redis, missing_secrets
 from extproc.children import Child, keep
+from extproc.embedded import redis_binary, redis_command
 from extproc.keyring import open_key_store
 from extproc.places import Places
 from extproc.policies.keys import KeyRequest
 from extproc.schema import Config
+from extproc.stores.keys import KeyStoreError
 
 log: Final = logging.getLogger(__name__)
 
@@ -43,7 +45,7 @@ DEV_KEY_S: Final = 86_400.0
 async def run_everything(config: Config, files: Sequence[Path], env: Mapping[str, str]) -> int:
     """Run until Ctrl-C or SIGTERM, which drains; a second one stops. Returns the exit code."""
     binary = envoy_binary()
-    absent = missing_secrets(config, env)
+    absent = [*missing_secrets(config, env), *missing_redis(config)]
     if binary is None:
         absent.append("envoy: not found (install llm-edge-agent[local])")
     if binary is None or absent:
@@ -53,6 +55,7 @@ async def run_everything(config: Config, files: Sequence[Path], env: Mapping[str
     places = Places.of(config)
     places.envoy.mkdir(mode=0o700, parents=True, exist_ok=True)
     write(config, places.envoy)
+    redis = _redis(config, places)
     children = _children(config, files, env, binary, places)
     stop, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -65,6 +68,10 @@ async def run_everything(config: Config, files: Sequence[Path], env: Mapping[str
     keepers: list[asyncio.Task[None]] = []
     key_id = None
     try:
+        for child in redis:
+            await child.start()
+            keepers.append(asyncio.create_task(keep(child, stop, _ended)))
+            await _answers(config, stop)
         key_id, key = _dev_key(config)  # before the processor reads its keys
         for child in children:
             await child.start()
@@ -82,12 +89,41 @@ async def run_everything(config: Config, files: Sequence[Path], env: Mapping[str
         for keeper in keepers:
             keeper.cancel()
         await asyncio.gather(*keepers, return_exceptions=True)
-        patience = 0.5 if hurry.is_set() else config.server.drain_seconds + DRAIN_EXTRA_S
-        for child in reversed(children):  # Envoy first: its last entries settle the bill
-            await child.stop(patience)
+        await _stop(config, children, hurry)
         if key_id is not None:
             with contextlib.closing(open_key_store(config.state)) as keys:
                 keys.revoke(key_id, now=time.time())
+        for child in redis:
+            await child.stop(DRAIN_EXTRA_S)
+
+
+async def _stop(config: Config, children: Sequence[Child], hurry: asyncio.Event) -> None:
+    """Stop them, Envoy first: its last entries settle the bill."""
+    patience_s = 0.5 if hurry.is_set() else config.server.drain_seconds + DRAIN_EXTRA_S
+    # The supervisor of several workers is as patient with them.
+    patience_s += 1.0 if config.server.workers > 1 else 0.0
+    for child in reversed(children):
+        await child.stop(patience_s)
+
+
+def _redis(config: Config, places: Places) -> list[Child]:
+    """Return the Redis to start: none where limits are in memory or in another's."""
+    binary = redis_binary()
+    if binary is None or config.state.store != "redis" or config.state.redis is not None:
+        return []
+    places.redis.mkdir(mode=0o700, exist_ok=True)
+    return [Child("redis", redis_command(binary, places))]
+
+
+async def _answers(config: Config, stop: asyncio.Event) -> None:
+    """Wait until Redis has read its data, for START_S at most: whoever asks next is told why."""
+    deadline = time.monotonic() + START_S
+    with contextlib.closing(open_key_store(config.state)) as keys:
+        while time.monotonic() < deadline and not stop.is_set():
+            with contextlib.suppress(KeyStoreError):
+                await asyncio.to_thread(keys.changed)
+                return
+            await asyncio.sleep(POLL_S)
 
 
 def _children(
@@ -101,7 +137,10 @@ def _children(
             port = str(urlsplit(provider.endpoint).port or 80)
             words = ["simulate", "--port", port, "--name", name, "--dialect", provider.dialect]
             children.append(Child(f"simulated provider {name}", [*python, *words]))
-    children.append(Child("processor", [*python, "serve", *chosen], env=env))
+    told = dict(env)
+    if config.state.store == "redis":
+        told["LLM_AGENT__STATE__REDIS__URL"] = config.state.redis_url
+    children.append(Child("processor", [*python, "serve", *chosen], env=told))
     envoy = [str(binary), "-c", "bootstrap.yaml", "-l", "warning"]
     envoy += ["--concurrency", str(os.cpu_count() or 1), "--use-dynamic-base-id"]
     envoy += ["--drain-time-s", str(int(config.server.drain_seconds))]

@@ -19,11 +19,11 @@ from typing import Any, Final
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse, Response
 
+from extproc.admin import summed
 from extproc.admin.guard import MAX_BODY_BYTES, Receive, Send, read_body
 from extproc.admin.local_http import Answer, ask
 from extproc.admin.report import report
-from extproc.telemetry import summed
-from extproc.telemetry.summed import Page
+from extproc.admin.summed import Page
 
 log: Final = logging.getLogger(__name__)
 
