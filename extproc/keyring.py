@@ -34,7 +34,7 @@ def open_key_store(state: State) -> KeyStore:
         # Not at the top, because importing redis takes 0.3 s that others need not wait for.
         from extproc.stores.redis_keys import RedisKeys  # noqa: PLC0415
 
-        return RedisKeys(state.redis_url)
+        return RedisKeys(state.redis_url, cluster=state.redis is not None and state.redis.cluster)
     return SqliteKeys(state.dir)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Final, Literal
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -184,6 +184,14 @@ class Redis(_Section):
     url: Annotated[str, Field(pattern=r"^(?:rediss?|unix)://\S+$")]
     timeout_ms: Annotated[int, Field(ge=1, le=10_000)] = 50
     replicas: Annotated[int, Field(ge=1, le=10_000)] = 1  # by which limits are divided without it
+    cluster: bool = False  # the URL is of any node of a Redis Cluster
+
+    @model_validator(mode="after")
+    def _cluster_fits(self) -> Redis:
+        place = urlsplit(self.url)
+        if self.cluster and (place.scheme == "unix" or place.path.strip("/") not in {"", "0"}):
+            raise ValueError("cluster: true goes with redis://HOST:PORT or rediss://, database 0")
+        return self
 
 
 class State(_Section):

@@ -210,6 +210,7 @@ class Server:
                 replicas=redis.replicas * self._config.server.workers,
                 clock=time.time,
                 observer=self.metrics,
+                cluster=redis.cluster,
             )
         return MemoryLedger(time.time, self.metrics, Journal(self._places.limits))
 

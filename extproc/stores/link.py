@@ -3,7 +3,8 @@
 Knows: RESP by hiredis, the loop's transports, URLs. Must not know: what commands mean.
 A reply belongs to the oldest command without one, whoever waits for it: a caller that is cancelled
 or loses patience leaves its place, so nobody is ever handed another one's reply. A connection whose
-oldest command is overdue by STUCK_S is closed, and with it everything that waits.
+oldest command is overdue by STUCK_S is closed, and with it everything that waits. Of a cluster it
+is to the node that has one slot, and over when that node has it no more.
 Failure mode: `Unavailable`, at once where there is no connection. What to do then is the caller's.
 """
 
@@ -11,13 +12,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import hiredis
 from redis.connection import parse_url
+
+from extproc.stores import cluster
+from extproc.stores.cluster import Address
+
+log: Final = logging.getLogger(__name__)
 
 MAX_WAITING: Final = 4_096  # commands without a reply: beyond it Redis is not keeping up
 STUCK_S: Final = 1.0  # far beyond any pause of a healthy server
@@ -25,6 +32,10 @@ CONNECT_S: Final = 1.0
 BACKOFF_FIRST_S: Final = 0.05
 BACKOFF_LAST_S: Final = 1.0
 _NOTHING: Final = object()
+
+Say: TypeAlias = Callable[
+    ..., asyncio.Future[Any]
+]  # send the parts of a command; raises Unavailable
 
 
 class Unavailable(Exception):
@@ -34,9 +45,11 @@ class Unavailable(Exception):
 class _Connection(asyncio.Protocol):
     """The bytes of one connection; `lost` is done when it is over."""
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, *, leaves: bool) -> None:
+        """Take a command's patience; `leaves`: it is over when the node says that others serve."""
         self._loop = asyncio.get_running_loop()
         self._timeout_s = timeout_s
+        self._leaves = leaves
         self._reader = hiredis.Reader(notEnoughData=_NOTHING)
         self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
         self._out: list[bytes] = []
@@ -52,6 +65,9 @@ class _Connection(asyncio.Protocol):
         try:
             self._reader.feed(data)
             while (reply := self._reader.gets()) is not _NOTHING:
+                if self._leaves and isinstance(reply, hiredis.ReplyError) and _moved(reply):
+                    self.close()
+                    return
                 turn, _ = self._waiting.popleft()
                 if not turn.done():
                     turn.set_result(reply)
@@ -120,21 +136,32 @@ class Link:
     """A connection that is made anew whenever it is lost."""
 
     def __init__(
-        self, url: str, timeout_s: float, ready: Callable[[Link], Awaitable[None]]
+        self,
+        url: str,
+        timeout_s: float,
+        ready: Callable[[Say], Awaitable[None]],
+        *,
+        slot: int | None = None,
     ) -> None:
-        """Take a redis://, rediss:// or unix:// URL; `ready` runs first on every connection."""
+        """Take a redis://, rediss:// or unix:// URL; `ready` is first to speak on every connection.
+
+        `slot`: the URL is of any node of a cluster, and the connection wanted is to this slot's.
+        """
         self._options: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
+        self._slot = slot
+        self._seats: deque[Address] = deque([self._seed()])  # nodes, the likeliest first
+        self._complained = False
         self._secure = url.startswith("rediss:")
         self._timeout_s = timeout_s
         self._ready = ready
-        self._connection: _Connection | None = None
-        self._usable = False
+        self._made: _Connection | None = None  # the latest, whether it is good for anything
+        self._connection: _Connection | None = None  # it, once it is
         self._keeper: asyncio.Task[None] | None = None
         self.connected = asyncio.Event()
 
     def __repr__(self) -> str:
         where = self._options.get("path") or self._options.get("host")
-        return f"Link({where!r}, connected={self._usable})"
+        return f"Link({where!r}, connected={self._connection is not None})"
 
     def start(self) -> None:
         """Keep a connection from now on."""
@@ -142,14 +169,14 @@ class Link:
 
     async def close(self) -> None:
         """Close it for good."""
-        connection = self._connection
         if self._keeper is not None:
             self._keeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._keeper
-        if connection is not None:
-            connection.close()
-            await connection.gone.wait()
+        made, self._connection = self._made, None
+        if made is not None:
+            made.close()
+            await made.gone.wait()
 
     def send(self, *parts: bytes) -> asyncio.Future[Any]:
         """Send a command and return its reply to come. Raises Unavailable, as the future does."""
@@ -162,51 +189,86 @@ class Link:
         while True:
             try:
                 async with asyncio.timeout(CONNECT_S):
-                    connection = await self._connect()
-                self._connection = connection
+                    connection = self._made = await self._connect()
                 async with asyncio.timeout(CONNECT_S):
-                    await self._greet()
-                    await self._ready(self)
+                    await self._introduce(connection)
             except (OSError, TimeoutError, Unavailable):
-                if self._connection is not None:
-                    self._connection.close()
-                    self._connection = None
+                self._seats.rotate(-1)
+                if self._made is not None:
+                    self._made.close()
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(backoff_s * 2, BACKOFF_LAST_S)
                 continue
             backoff_s = BACKOFF_FIRST_S
-            self._usable = True
+            self._connection = connection
             self.connected.set()
             try:
                 await connection.lost
             finally:
-                self._usable = False
                 self.connected.clear()
                 self._connection = None
+
+    async def _introduce(self, connection: _Connection) -> None:
+        """Do all that comes before the first command of others. Raises Unavailable."""
+
+        def say(*parts: bytes) -> asyncio.Future[Any]:
+            return connection.send(parts)
+
+        password, db = self._options.get("password"), self._options.get("db", 0)
+        if password is not None:
+            user = self._options.get("username")
+            words = [b"AUTH", *([user.encode()] if user else []), password.encode()]
+            _raise(await say(*words))
+        if db:
+            _raise(await say(b"SELECT", b"%d" % db))
+        if self._slot is not None:
+            await self._locate(say, self._slot)
+        await self._ready(say)
 
     async def _connect(self) -> _Connection:
         loop = asyncio.get_running_loop()
 
         def make() -> _Connection:
-            return _Connection(self._timeout_s)
+            return _Connection(self._timeout_s, leaves=self._slot is not None)
 
         path = self._options.get("path")
         if path is not None:
             _, made = await loop.create_unix_connection(make, path)
             return made
-        host, port = self._options.get("host", "localhost"), self._options.get("port", 6379)
+        host, port = self._seats[0]
         context = ssl.create_default_context() if self._secure else None
         _, made = await loop.create_connection(make, host, port, ssl=context)
         return made
 
-    async def _greet(self) -> None:
-        password, db = self._options.get("password"), self._options.get("db", 0)
-        if password is not None:
-            user = self._options.get("username")
-            words = [b"AUTH", *([user.encode()] if user else []), password.encode()]
-            _raise(await self.send(*words))
-        if db:
-            _raise(await self.send(b"SELECT", b"%d" % db))
+    async def _locate(self, say: Say, slot: int) -> None:
+        """Go on where this node has the slot. Raises Unavailable where not, knowing who has it."""
+        me, slots = await asyncio.gather(say(b"CLUSTER", b"MYID"), say(b"CLUSTER", b"SLOTS"))
+        if isinstance(slots, hiredis.ReplyError):
+            if not self._complained:
+                log.error("redis is no cluster: take state.redis.cluster away")
+            self._complained = True
+            raise Unavailable("no cluster")
+        here = self._seats[0]
+        try:
+            found = cluster.layout(slots, slot, here[0])
+        except ValueError:
+            raise Unavailable("not understood") from None
+        if found is None:
+            raise Unavailable("nobody has the slot")
+        others = [a for a in (*found.others, self._seed()) if a not in {here, found.at}]
+        if me == found.owner:
+            self._seats = deque([here, *others])  # as it was reached, whatever others call it
+            return
+        # In this order, because the first is given up now.
+        self._seats = deque([here, found.at, *others])
+        raise Unavailable("another node has the slot")
+
+    def _seed(self) -> Address:
+        return self._options.get("host", "localhost"), self._options.get("port", 6379)
+
+
+def _moved(reply: hiredis.ReplyError) -> bool:
+    return str(reply).startswith("MOVED ")
 
 
 def _raise(reply: Any) -> None:

@@ -24,6 +24,8 @@ from typing import Any, Final, TypeVar
 import msgspec
 import redis
 from redis.backoff import NoBackoff
+from redis.connection import parse_url
+from redis.exceptions import RedisClusterException
 from redis.retry import Retry
 
 from extproc.domain import KeyRecord
@@ -47,17 +49,15 @@ class RedisKeys:
     A `stores.keys.KeyStore`; what its methods promise is said there.
     """
 
-    def __init__(self, url: str) -> None:
-        """Take a `redis://`, `rediss://` or `unix://` URL; connects when first used."""
-        # No retry: one that follows an unseen success would find the key it wrote itself.
-        self._redis: Any = redis.Redis.from_url(
-            url,
-            decode_responses=True,
-            socket_timeout=TIMEOUT_S,
-            socket_connect_timeout=TIMEOUT_S,
-            retry=Retry(NoBackoff(), 0),
-        )
-        self._commit_script = self._redis.register_script(_COMMIT)
+    def __init__(self, url: str, *, cluster: bool = False) -> None:
+        """Take a `redis://`, `rediss://` or `unix://` URL, of a `cluster` that of any node.
+
+        Connects when first used.
+        """
+        self._url = url
+        self._cluster = cluster
+        self._made: Any = None
+        self._making = threading.Lock()
         self._lock = threading.Lock()  # guards what was seen
         self._incarnation = ""
         self._epoch: int | None = None  # None: read everything next time
@@ -66,9 +66,26 @@ class RedisKeys:
     def __repr__(self) -> str:
         return f"RedisKeys({self._where()!r})"
 
+    @property
+    def _redis(self) -> Any:
+        """Return the client. Raises RedisClusterException where no node of the cluster answers."""
+        with self._making:
+            if self._made is None:
+                kind: Any = redis.RedisCluster if self._cluster else redis.Redis
+                # No retry: one that follows an unseen success would find the key it wrote itself.
+                self._made = kind.from_url(
+                    self._url,
+                    decode_responses=True,
+                    socket_timeout=TIMEOUT_S,
+                    socket_connect_timeout=TIMEOUT_S,
+                    retry=Retry(NoBackoff(), 0),
+                )
+            return self._made
+
     def close(self) -> None:
         """Close the connections."""
-        self._redis.close()
+        if self._made is not None:
+            self._made.close()
 
     def create(self, request: KeyRequest, *, now: float, token: bytes) -> tuple[KeyRecord, str]:
         """Store a new key."""
@@ -210,11 +227,14 @@ class RedisKeys:
         for record in records:
             names.append(_name(record.key_id))
             words += [record.key_id, record.tenant, _fields(record)]
-        return bool(self._commit_script(keys=names, args=words))
+        return bool(self._redis.eval(_COMMIT, len(names), *names, *words))
 
     def _where(self) -> str:
-        at = self._redis.connection_pool.connection_kwargs  # never the URL: it may hold a password
-        return at.get("path") or f"{at.get('host')}:{at.get('port', 6379)}/{at.get('db') or 0}"
+        at: Any = parse_url(self._url)  # type: ignore[no-untyped-call]
+        # Never the URL: it may hold a password.
+        if at.get("path"):
+            return str(at["path"])
+        return f"{at.get('host', 'localhost')}:{at.get('port', 6379)}/{at.get('db') or 0}"
 
     @contextmanager
     def _reported(self) -> Iterator[None]:
@@ -224,7 +244,7 @@ class RedisKeys:
         """
         try:
             yield
-        except (redis.RedisError, KeyStoreError) as error:
+        except (redis.RedisError, RedisClusterException, KeyStoreError) as error:
             self._epoch = None
             if isinstance(error, KeyStoreError):
                 raise

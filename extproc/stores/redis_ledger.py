@@ -33,7 +33,8 @@ from extproc.policies.quota import Held, Windows
 from extproc.policies.refuse import label_of, refuse, refuse_concurrency
 from extproc.ports import Look, Observer
 from extproc.stores.breaker import Breaker
-from extproc.stores.link import Link, Unavailable
+from extproc.stores.cluster import slot_of
+from extproc.stores.link import Link, Say, Unavailable
 from extproc.stores.memory import MemoryLedger
 from extproc.stores.redis_accounts import account_of, read_accounts
 from extproc.stores.scripts import ADMIT, SETTLE, Script, rules_blob, scaled
@@ -72,11 +73,14 @@ class RedisLedger:
         replicas: int,
         clock: Callable[[], float],
         observer: Observer,
+        cluster: bool = False,
     ) -> None:
+        """Take where Redis is, of a `cluster` any node, and how long a command may take."""
         self._clock = clock
         self._observer = observer
         self._replicas = replicas
-        self._link = Link(url, timeout_s, self._load)
+        slot = slot_of(PREFIX.encode()) if cluster else None
+        self._link = Link(url, timeout_s, self._load, slot=slot)
         self._breaker = Breaker(clock)
         self._local = MemoryLedger(clock, observer)
         self._turns = Turns()
@@ -335,11 +339,12 @@ class RedisLedger:
 
     def _complain(self, reply: hiredis.ReplyError) -> None:
         code = str(reply).partition(" ")[0]  # the rest may quote a key
-        log.error("redis refuses a script", extra={"code": code})
+        hint = {"hint": "write state.redis.cluster: true"} if code == "MOVED" else {}
+        log.error("redis refuses a script", extra={"code": code, **hint})
 
-    async def _load(self, link: Link) -> None:
+    async def _load(self, say: Say) -> None:
         for script in (ADMIT, SETTLE):
-            reply = await link.send(b"SCRIPT", b"LOAD", script.text)
+            reply = await say(b"SCRIPT", b"LOAD", script.text)
             if isinstance(reply, hiredis.ReplyError):
                 self._complain(reply)
                 raise Unavailable("no scripts")
