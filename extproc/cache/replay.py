@@ -1,0 +1,74 @@
+"""A kept answer told again, in the form a call asks for.
+
+Knows: which endpoints stream, and what a kept answer becomes in either form. Must not know: stores,
+keys, clocks, HTTP beyond the type of the content.
+
+An answer told in the form it was recorded in is the recorded bytes. Told in the other form it is
+made of what those say: the document a stream adds up to, or the events that add up to a document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple, Protocol
+
+from extproc.answers import Entry
+from extproc.cache import replay_chat, replay_completions, replay_messages, replay_responses
+from extproc.cache.recorded import CannotTell
+from extproc.cache.usage_event import without_usage
+
+__all__ = ["DOCUMENT", "EVENTS", "CannotTell", "Told", "replay"]
+
+DOCUMENT: Final = "application/json"
+EVENTS: Final = "text/event-stream; charset=utf-8"  # as both APIs write it
+_USAGE_ON_REQUEST: Final = frozenset({"chat", "completions"})  # streams that omit usage by default
+
+
+class Told(NamedTuple):
+    """What to answer: the type of the content and the whole body."""
+
+    content_type: str
+    body: bytes
+
+
+class _Unfold(Protocol):
+    def __call__(self, body: bytes, *, include_usage: bool) -> bytes: ...
+
+
+class _Fold(Protocol):
+    def __call__(self, body: bytes) -> bytes: ...
+
+
+_OTHER_FORM: Final[Mapping[str, tuple[_Fold, _Unfold]]] = {
+    "chat": (replay_chat.fold, replay_chat.unfold),
+    "completions": (replay_completions.fold, replay_completions.unfold),
+    "responses": (replay_responses.fold, replay_responses.unfold),
+    "messages": (replay_messages.fold, replay_messages.unfold),
+}
+
+
+def replay(entry: Entry, *, stream: bool, include_usage: bool) -> Told:
+    """Tell a kept answer to a call that asks for a stream or for a document.
+
+    `include_usage` is what the call says in `stream_options`; it counts for chat and completions
+    streams alone. Pure; linear in the size of the entry, without a copy where the form is the same.
+
+    Raises CannotTell where the answer cannot be told as asked without changing what it says, and
+    for recorded bytes that are no answer; then it is a miss.
+    """
+    if stream == (entry.form == "sse"):
+        if not stream:
+            return Told(DOCUMENT, entry.body)
+        if include_usage or entry.endpoint not in _USAGE_ON_REQUEST:
+            return Told(EVENTS, entry.body)
+        return Told(EVENTS, without_usage(entry.body))
+    forms = _OTHER_FORM.get(entry.endpoint)
+    if forms is None:
+        raise CannotTell("an endpoint that does not stream")
+    fold, unfold = forms
+    try:
+        if stream:
+            return Told(EVENTS, unfold(entry.body, include_usage=include_usage))
+        return Told(DOCUMENT, fold(entry.body))
+    except RecursionError:
+        raise CannotTell("what was recorded is nested too deeply") from None
