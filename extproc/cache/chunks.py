@@ -54,7 +54,7 @@ def fold(body: bytes, kind: str, begin: Callable[[], Choice]) -> bytes:
         if used is not None:
             usage = an_object(used)
         chunk.pop("obfuscation", None)  # padding
-        if chunk != seen:
+        if chunk != seen:  # rarely
             seen = chunk
             _agree(whole, chunk)
         for piece in pieces:

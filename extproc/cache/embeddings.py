@@ -93,7 +93,7 @@ def split(body: bytes) -> Batch:
         if name != "input"
     }
     if isinstance(value, str) or not isinstance(value[0], str | list):
-        return Batch((_canonical(value),), (at,), at, rest)
+        return Batch((_encode(value),), (at,), at, rest)
     found: list[Span] = []
     stop = 1
     for raw in _decode_items(text):
@@ -101,12 +101,7 @@ def split(body: bytes) -> Batch:
         start = text.index(item, stop)  # of what is between two items, none begins one
         stop = start + len(item)
         found.append(Span(at.start + start, at.start + stop))
-    return Batch(tuple([_canonical(one) for one in value]), tuple(found), at, rest)
-
-
-def _canonical(value: str | list[float]) -> bytes:
-    # JSON may write a token as 1.0.
-    return _encode(value if isinstance(value, str) else [int(token) for token in value])
+    return Batch(tuple(map(_encode, value)), tuple(found), at, rest)
 
 
 def to_ask(batch: Batch, known: Container[int]) -> tuple[int, ...]:

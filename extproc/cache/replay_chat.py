@@ -112,10 +112,10 @@ class _Choice:
         if logprobs is not None:
             self._logprobs = chunks.lists_of(self._logprobs, logprobs, _LOGPROBS)
         for name, value in delta.items():
-            if says_nothing(value):
+            if type(value) is str and name in _TEXTS:
+                self._texts[name].append(value)
+            elif says_nothing(value):
                 continue
-            if name in _TEXTS:
-                self._texts[name].append(a_text(value))
             elif name == "role":
                 agree(self._role, {"role": value or None})
             elif name == "tool_calls":

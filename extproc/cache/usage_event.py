@@ -10,7 +10,10 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_NO_CHOICES: Final = re.compile(rb'"choices"\s*:\s*\[\s*\]')
+import msgspec
+
+_EMPTY: Final = re.compile(rb"\[\s*\]")  # half the cost of a search for the key and all
+_KEY_BYTES: Final = 64  # a key, a colon and spacing, as much as the probe keeps of a cut one
 _SOME_CHOICES: Final = re.compile(rb'"choices"\s*:\s*\[\s*[^\]\s]')
 _USAGE_OBJECT: Final = re.compile(rb'"usage"\s*:\s*\{')
 _EMPTY_LIST: Final = re.compile(rb"\s*:\s*\[\s*\]")
@@ -19,17 +22,22 @@ _NO_DATA: Final = re.compile(rb":|data:\s*[^\s{]")
 _BLANK_LINE: Final = re.compile(rb"\n\r?\n")
 # A quote that is left over opens a string that does not end.
 _TOKEN: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["{}\[\]]', re.DOTALL)
-_LINE_ENDS: Final = b"\r\n"
+
+_decode: Final = msgspec.json.Decoder().decode
 
 
 def without_usage(stream: bytes) -> bytes:
     """Return the stream without the events that carry usage alone; line ends before them stay."""
     pieces: list[bytes] = []
-    kept, at = 0, 0
-    while (found := _NO_CHOICES.search(stream, at)) is not None:
-        start = _start(stream, found.start(), kept)
-        blank = _BLANK_LINE.search(stream, found.start())
-        at = len(stream) if blank is None else blank.end()
+    kept = passed = at = 0
+    while (found := _EMPTY.search(stream, at)) is not None:
+        place = found.start()
+        if not _is_of_choices(stream[max(at, place - _KEY_BYTES) : place]):
+            at = found.end()
+            continue
+        start = _start(stream, place, passed)
+        blank = _BLANK_LINE.search(stream, place)
+        passed = at = len(stream) if blank is None else blank.end()
         if _is_usage(stream[start:at]):
             pieces.append(stream[kept:start])
             kept = at
@@ -39,11 +47,15 @@ def without_usage(stream: bytes) -> bytes:
     return b"".join(pieces)
 
 
-def _start(stream: bytes, at: int, kept: int) -> int:
+def _is_of_choices(before: bytes) -> bool:
+    before = before.rstrip()
+    return before.endswith(b":") and before[:-1].rstrip().endswith(b'"choices"')
+
+
+def _start(stream: bytes, at: int, passed: int) -> int:
     """Return where the event around a place begins, after the lines before it."""
-    lf = stream.rfind(b"\n\n", kept, at)
-    crlf = stream.rfind(b"\n\r\n", kept, at)
-    start = max(kept, lf + 2 if lf >= 0 else 0, crlf + 3 if crlf >= 0 else 0)
+    lf, crlf = stream.rfind(b"\n\n", passed, at), stream.rfind(b"\n\r\n", passed, at)
+    start = max(passed, lf + 2 if lf >= 0 else 0, crlf + 3 if crlf >= 0 else 0)
     while stream[start : start + 1] in (b"\r", b"\n"):
         start += 1
     return start
@@ -56,6 +68,15 @@ def _is_usage(event: bytes) -> bool:
         or _NO_DATA.match(event) is not None
     ):
         return False
+    if b"\\" not in event:  # so that what a parser reads is what is written
+        try:
+            read = _decode(event.removeprefix(b"data: "))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            pass  # more than one line of data, or no JSON: the tokens decide as the probe's do
+        else:
+            return (
+                type(read) is dict and read.get("choices") == [] and type(read.get("usage")) is dict
+            )
     depth, empty, used = 0, False, False
     for token in _TOKEN.finditer(event, max(event.find(b"{"), 0)):
         text = token.group()

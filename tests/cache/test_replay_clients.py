@@ -31,7 +31,10 @@ OPENAI_TOOLS: Any = [
     {"type": "function", "function": {"name": "clock"}},
 ]
 ANTHROPIC_TOOLS: Any = [
-    {"name": "weather", "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}}},
+    {
+        "name": "weather",
+        "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
     {"name": "clock", "input_schema": {"type": "object"}},
 ]
 CHAT = {"model": "m", "messages": HI}
@@ -63,7 +66,10 @@ Answered = pytest.mark.parametrize(
         ),
         pytest.param("responses", {"model": "m", "input": "hi"}, {}, id="response"),
         pytest.param(
-            "responses", {"model": "m", "input": "hi", "max_output_tokens": 3}, {}, id="response, cut"
+            "responses",
+            {"model": "m", "input": "hi", "max_output_tokens": 3},
+            {},
+            id="response, cut",
         ),
         pytest.param("messages", MESSAGE, {}, id="message"),
         pytest.param("messages", MESSAGE | {"max_tokens": 3}, {}, id="message, cut short"),
