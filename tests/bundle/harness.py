@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import yaml
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.struct_pb2 import Struct
 
 from extproc.bundle.render import write
 from extproc.checks import envoy_binary
@@ -89,7 +90,7 @@ class Gateway:
         """Return one namespace of the dynamic metadata that a request was logged with."""
         entry = await self.entry(request_id)
         fields = entry.common_properties.metadata.filter_metadata
-        return MessageToDict(fields[namespace]) if namespace in fields else {}
+        return MessageToDict(Struct.FromString(fields.get(namespace, b"")))
 
     def log(self) -> str:
         """Return the end of Envoy's log."""
