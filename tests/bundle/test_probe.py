@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from extproc.cache.usage_event import without_usage
+
 from .harness import CHAT, Gateway, until
 from .scripted import Request, plan, stream_answer
 from .streams import DONE, TRAPS, USAGE, content, cut, event, stream
@@ -102,6 +104,47 @@ async def test_only_the_usage_event_is_dropped(gateway: Gateway, kept: bytes) ->
     sent = stream([event(content("a")), kept, DONE])
     for how in ("whole", "bytes"):
         assert (await pass_through(gateway, cut(sent, how), strip=True))[0] == sent
+
+
+ALMOST_USAGE = (
+    b'data: {"choices":[],\ndata: "usage":{}}',
+    b'data: {"choices":[],"usage":{},"x":"\\"}{\\\\"}',
+    b'data: {"choices":[],"usage":{"a":1},"x":[{"choices":[ ]}]}',
+    b'data: {"choices":[],"usage":{"a":1},"x":[{"choices":[1]}]}',
+    b'data: {"x":{"choices":[]},"usage":{}}',
+    b'data: {"choices":[],"usage":{},"choices":null}',
+    b'data: {"choices":[],"usage":{},"usage":null}',
+    b'data: {"\\u0063hoices":[1],"choices":[],"usage":{}}',
+    b'data: {"choices":[],"usage":{},"x":"',
+    b'data: {"choices":[],"usage":{}',
+    b'data: {"choices":[]],"usage":{}}',
+    b'data: [{"choices":[],"usage":{}}]',
+    b'data:\n\ndata:{ "usage" : {} , "choices" : [ ] }',
+    b'id: 1\nevent: x\ndata:   {"choices":[],"usage":{}}',
+    b'data: "choices":[],"usage":{}',
+    b': {"choices":[],"usage":{}}',
+    b'{"choices":[],"usage":{}}',
+    b"data: [DONE]",
+    b"",
+)
+
+
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n"], ids=["LF", "CRLF"])
+async def test_a_kept_stream_is_told_as_the_probe_lets_it_through(
+    gateway: Gateway, newline: bytes
+) -> None:
+    """The cache and the probe agree on what the usage event is and what is left around it."""
+    gateway.processor.plans = lambda body: plan(
+        ("a", "m"), body=body, stream=True, strip_usage=True
+    )
+    draw = random.Random(newline)
+    plain = event(content("a", usage=None))
+    for one in (*ALMOST_USAGE, *[b""] * 20):
+        events = [one] if one else draw.choices((plain, *ALMOST_USAGE), k=5)
+        blank = newline * draw.choice([1, 2, 2, 2, 3])
+        sent = stream([plain, *events], newline) + blank + stream([plain, DONE], newline)
+        gateway.providers["a"].answer = stream_answer([sent])
+        assert (await gateway.chat()).content == without_usage(sent), sent
 
 
 async def test_an_event_of_many_megabytes_passes(gateway: Gateway) -> None:
