@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from extproc.answers import Entry
+from extproc.answers import End, Entry, Landing
 from extproc.domain import Outcome, Principal, Trace
 from extproc.errors import Denied
 from extproc.limits import Ask, Grant, Settlement, Standing
@@ -93,6 +93,23 @@ class ResponseCache(Protocol):
         """Forget the entries of a tenant, of a model, of one in the other, or all of them.
 
         Raises PurgeFailed where a remote store could not be told.
+        """
+
+
+class Coalescing(Protocol):
+    """Have one of identical concurrent calls go upstream. Failure mode: each goes itself."""
+
+    async def join(self, key: bytes, call_id: str, *, lease_s: float, patience_s: float) -> Landing:
+        """Return another call's answer, or what to do without one; never raises.
+
+        Waits for `patience_s` at most. `lease_s` is how long the call may take, if it is to lead,
+        until its log entry has come. Where a call leads, `finish` is owed whatever becomes of it.
+        """
+
+    def finish(self, key: bytes, call_id: str, end: Entry | End) -> None:
+        """Say what became of a leader's call, in any process and however often; never blocks.
+
+        An entry is put into the store before.
         """
 
 

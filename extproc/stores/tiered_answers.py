@@ -1,0 +1,76 @@
+"""Two stores of answers as one: this process's in front, the shared one behind it.
+
+Knows: both and their order. Must not know: how either keeps an answer.
+Failure mode: bypass. What is in front is served whether or not Redis is there; while it is not, a
+purge elsewhere is unknown here, at most until the entry's time is over. The purge itself says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from extproc.answers import Entry
+from extproc.ports import Observer
+from extproc.stores.answers import MemoryAnswers
+from extproc.stores.redis_answers import RedisAnswers
+
+
+class TieredAnswers:
+    """A `ResponseCache`; what it finds behind it keeps in front as well."""
+
+    def __init__(self, near: MemoryAnswers, far: RedisAnswers) -> None:
+        self.near = near
+        self.far = far
+
+    def __repr__(self) -> str:
+        return f"TieredAnswers({self.near!r}, {self.far!r})"
+
+    @classmethod
+    def open(
+        cls,
+        near: MemoryAnswers,
+        url: str,
+        *,
+        timeout_s: float,
+        clock: Callable[[], float],
+        observer: Observer,
+        new_id: Callable[[], bytes],
+    ) -> TieredAnswers:
+        """Put a memory store in front of a Redis; arguments as of `RedisAnswers`."""
+        far = RedisAnswers(
+            url,
+            timeout_s=timeout_s,
+            clock=clock,
+            observer=observer,
+            new_id=new_id,
+            forget=near.purge,
+        )
+        return cls(near, far)
+
+    async def start(self) -> None:
+        """Connect, for a second at most."""
+        await self.far.start()
+
+    async def close(self) -> None:
+        """Write what is queued, for a second at most, and close the connections."""
+        await self.far.close()
+
+    async def get(self, key: bytes, now_ms: int) -> Entry | None:
+        """Return a fresh entry; suspends only where it is not in front."""
+        entry = self.near.lookup(key, now_ms)
+        if entry is None:
+            entry = await self.far.get(key, now_ms)
+            if entry is not None:
+                self.near.keep(key, entry, now_ms)
+        return entry
+
+    def put(self, key: bytes, entry: Entry) -> None:
+        """Offer an entry to both, unless a purge has come since it was stored."""
+        if not self.near.purges.covers(entry):
+            self.near.put(key, entry)
+            self.far.put(key, entry)
+
+    async def purge(self, *, tenant: str | None = None, model: str | None = None) -> None:
+        """Forget here first, then everywhere. Raises PurgeFailed where Redis was not told."""
+        await self.near.purge(tenant=tenant, model=model)
+        await self.far.purge(tenant=tenant, model=model)
