@@ -40,7 +40,7 @@ def missing_secrets(config: Config, env: Mapping[str, str]) -> list[str]:
         for name, provider in config.providers.items()
     ]
     references += [(f"auth.jwt[{i}].secret", j.secret) for i, j in enumerate(config.auth.jwt)]
-    references.append(("admin.token", config.admin.token))
+    references += [("admin.token", config.admin.token), ("cache.secret", config.cache.secret)]
     return [
         f"{path}: {f'${ref.env} is not set' if ref.env else f'cannot read {ref.file}'}"
         for path, ref in references

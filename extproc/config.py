@@ -17,7 +17,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from extproc.schema import NAME_PATTERN, Config, parse_duration
+from extproc.schema import Config
+from extproc.schema_fields import NAME_PATTERN, parse_duration
 
 __all__ = ["Config", "ConfigError", "load", "parse_duration"]
 

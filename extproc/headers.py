@@ -13,4 +13,5 @@ READ: Final = (
     *(":method", ":path", *CREDENTIALS),
     *("x-request-id", "content-length", "x-forwarded-for", "anthropic-version", "traceparent"),
     *("x-llm-provider", "x-llm-strategy", "x-llm-timeout-ms", "cache-control"),
+    *("anthropic-beta", "openai-beta"),  # trials change answers, so they are part of a cache key
 )

@@ -7,44 +7,29 @@ Envoy or the wire.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Final, Literal
 from urllib.parse import quote, urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from extproc.addresses import is_local
+from extproc.schema_cache import Cache
+from extproc.schema_fields import Name, Seconds, SecretRef
+from extproc.schema_fields import Section as _Section
 
 MAX_BODY_BYTES: Final = 64 * 1024 * 1024  # Envoy buffers the whole body for retries
-_UNITS_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION: Final = re.compile(r"^(\d+(?:\.\d+)?)(ms|s|m|h|d)$")
 STRATEGIES: Final = ("priority", "weighted", "fastest", "cheapest")
 MAX_USD: Final = 1_000_000_000  # Redis counts to 9 million: the nearer limit holds there
 MAX_COUNT: Final = 2**53 - 1  # what Redis' scripts count exactly
 MAX_RATE: Final = 1_000_000_000  # from one a microsecond on, the resolution, it limits no more
-NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 PROCESSOR_NAME: Final = "llm-edge-processor"  # Envoy's name for us, beside those of the providers
 _ADDRESS: Final = re.compile(
     r"^(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:.]+\]):(\d{1,5})$"
 )
 MAX_PORT: Final = 65_535
 REDIS_SOCKET: Final = "redis.sock"  # in the state directory: a Redis of our own
-
-
-def parse_duration(text: str) -> float:
-    """Return seconds for `500ms`, `30s`, `15m`, `24h` or `90d`; raise ValueError otherwise."""
-    found = _DURATION.match(text.strip())
-    if found is None:
-        raise ValueError("write a number and a unit: ms, s, m, h or d, for example 30s")
-    return float(found[1]) * _UNITS_S[found[2]]
-
-
-def _duration(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise ValueError("write a duration such as 30s")  # noqa: TRY004 (pydantic's protocol)
-    return parse_duration(value) if isinstance(value, str) else float(value)
 
 
 def _price(value: object, what: str = "USD per million tokens") -> Decimal:
@@ -99,42 +84,14 @@ def _not_ours(value: str) -> str:
     return value
 
 
-Seconds = Annotated[float, BeforeValidator(_duration), Field(gt=0, allow_inf_nan=False)]
 UsdPerMillion = Annotated[Decimal, BeforeValidator(_price)]
 Usd = Annotated[Decimal, BeforeValidator(_usd)]
 Count = Annotated[int, Field(ge=1, le=MAX_COUNT)]
-Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Url = Annotated[str, AfterValidator(_endpoint)]
 Port = Annotated[int, Field(ge=0, le=MAX_PORT)]
 Origin = Annotated[str, AfterValidator(_origin)]
 HostPort = Annotated[str, AfterValidator(_address)]
 ProviderName = Annotated[Name, AfterValidator(_not_ours)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SecretRef(_Section):
-    """Where a secret is: an environment variable or a file, never the secret itself."""
-
-    env: str | None = None
-    file: Path | None = None
-
-    @model_validator(mode="after")
-    def _one(self) -> SecretRef:
-        if (self.env is None) == (self.file is None):
-            raise ValueError("write exactly one of {env: NAME} and {file: PATH}")
-        return self
-
-    def read(self, env: Mapping[str, str]) -> str | None:
-        """Return the secret, or None where the variable is unset or the file cannot be read."""
-        if self.env is not None:
-            return env.get(self.env) or None
-        try:
-            return (self.file or Path()).read_text().strip() or None
-        except OSError:
-            return None
 
 
 class Tls(_Section):
@@ -361,6 +318,7 @@ class Config(_Section):
     models: dict[str, ModelConfig]
     timeouts: Timeouts
     breaker: BreakerConfig
+    cache: Cache
     observability: Observability
 
     @model_validator(mode="after")
@@ -374,6 +332,14 @@ class Config(_Section):
                 raise ValueError(
                     f"{path}: no tier {tier!r}; legal: {', '.join(sorted(self.tiers))}"
                 )
+        for path, names, there in (
+            ("cache.models", self.cache.models, self.models),
+            ("cache.tiers", self.cache.tiers, self.tiers),
+        ):
+            for name in names:
+                if name not in there:
+                    legal = ", ".join(sorted(there)) or "none is configured"
+                    raise ValueError(f"{path}: no {name!r}; legal: {legal}")
         for name, model in self.models.items():
             self._model(f"models.{name}", name, model)
         if self.server.workers > 1 and self.state.store == "memory":

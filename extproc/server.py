@@ -27,6 +27,7 @@ from extproc.admin.explain import Explaining
 from extproc.admin.keys import KeyAdmin
 from extproc.admin.server import AdminServer, start_local
 from extproc.admin.server import start as start_admin
+from extproc.caching import cache_secret
 from extproc.domain import Head
 from extproc.explain import explain, principal_of
 from extproc.identity import Authenticator
@@ -113,7 +114,7 @@ class Server:
         await self._ledger.start()
         self._tracing = self._open_tracing()
         gateway = Gateway(
-            snapshot=compile_snapshot(config, time.time()),
+            snapshot=compile_snapshot(config, time.time(), cache_secret(config.cache, self._env)),
             identity=identity,
             observer=self.metrics,
             ledger=self._ledger,

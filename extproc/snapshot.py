@@ -11,6 +11,8 @@ from decimal import Decimal
 from math import ceil
 from types import MappingProxyType
 
+from extproc.cache_policy import OFF, Policy
+from extproc.caching import compile_cache
 from extproc.domain import PICO_USD_PER_USD, Dialect, Model, Price, Target
 from extproc.limits import Tier
 from extproc.schema import Config, Prices, TargetConfig, TierPrices
@@ -34,10 +36,14 @@ class Snapshot:
     tiers: Mapping[str, Tier]
     trusted_hops: int
     first_token_ms: int = 20_000
+    cache: Policy = OFF
 
 
-def compile_snapshot(config: Config, now: float) -> Snapshot:
-    """Resolve names and units once, so that a request only looks things up."""
+def compile_snapshot(config: Config, now: float, cache_secret: bytes = b"") -> Snapshot:
+    """Resolve names and units once, so that a request only looks things up.
+
+    `cache_secret` as `caching.cache_secret` reads it, empty where none is configured.
+    """
     models: dict[str, Model] = {}
     for name, written in config.models.items():
         targets = tuple(
@@ -77,6 +83,7 @@ def compile_snapshot(config: Config, now: float) -> Snapshot:
         first_token_ms=max(1, round(timeouts.first_token * 1000)),
         tiers=compile_tiers(config),
         trusted_hops=config.server.trusted_hops,
+        cache=compile_cache(config, cache_secret),
     )
 
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.config import ConfigError, load
-from extproc.schema import Config, SecretRef, parse_duration
+from extproc.schema import Config
+from extproc.schema_fields import SecretRef, parse_duration
 
 Write = Callable[..., Path]
 LOCAL = "providers: {local: {dialect: openai, endpoint: 'http://127.0.0.1:1/v1'}}\n"
@@ -69,7 +70,7 @@ def test_a_secret_is_a_reference_and_never_quoted(write: Write, secret: str) -> 
         ),
         pytest.param(
             "serve: {}",
-            "serve: unknown key; legal: admin, auth, breaker, limits, models, observability, providers, "
+            "serve: unknown key; legal: admin, auth, breaker, cache, limits, models, observability, providers, "
             "server, state, tiers, timeouts",
             id="a misspelt section",
         ),

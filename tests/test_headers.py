@@ -49,5 +49,12 @@ async def test_every_header_that_is_read_is_sent_and_no_other() -> None:
     pipeline.greet(identified)
     pipeline.dialect_of(Head("GET", "/v1/models", "", asked, True))
     await pipeline.admit(bench, identified, body())
-    elsewhere = {":method", ":path", "traceparent", "cache-control"}
+    elsewhere = {
+        ":method",
+        ":path",
+        "traceparent",
+        "cache-control",
+        "anthropic-beta",
+        "openai-beta",
+    }
     assert asked.names == set(READ) - elsewhere

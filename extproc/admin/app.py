@@ -21,7 +21,7 @@ from extproc.admin.explain import Explaining
 from extproc.admin.guard import Guard
 from extproc.admin.keys import KeyAdmin, install
 from extproc.admin.report import ErrorReport, report
-from extproc.schema import SecretRef
+from extproc.schema_fields import SecretRef
 
 
 @dataclass(frozen=True, slots=True)

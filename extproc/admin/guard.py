@@ -13,7 +13,7 @@ from hashlib import blake2b
 from typing import Any, Final
 
 from extproc.admin.report import report
-from extproc.schema import SecretRef
+from extproc.schema_fields import SecretRef
 
 PREFIX: Final = "/admin"
 MAX_BODY_BYTES: Final = 65_536  # a key with a thousand models

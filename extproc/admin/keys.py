@@ -21,7 +21,7 @@ from extproc.admin.report import ErrorReport, report
 from extproc.domain import KeyRecord
 from extproc.policies.auth import KEY_TOKEN_BYTES
 from extproc.policies.keys import DeadKeyError, KeyRequest, State, UnknownKeyError, describe
-from extproc.schema import parse_duration
+from extproc.schema_fields import parse_duration
 from extproc.stores.keys import KeyStore, KeyStoreError
 
 log: Final = logging.getLogger(__name__)

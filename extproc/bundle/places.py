@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 from envoy_data_plane.envoy.config.core.v3 import Address, Pipe, SocketAddress
 
-from extproc.schema import PROCESSOR_NAME, SecretRef
+from extproc.schema import PROCESSOR_NAME
+from extproc.schema_fields import SecretRef
 
 PROCESSOR: Final = PROCESSOR_NAME  # cluster of ext_proc and, of a single process, the access log
 PROCESSOR_SOCKET: Final = "extproc.sock"

@@ -15,7 +15,8 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
 )
 
 from extproc.bundle.places import TLS_SECRET, operator_path, secret_path
-from extproc.schema import SecretRef, Tls
+from extproc.schema import Tls
+from extproc.schema_fields import SecretRef
 
 
 def credential(cluster: str, reference: SecretRef, base: Path) -> Secret:

@@ -16,7 +16,7 @@ import hiredis
 
 from extproc.ports import Observer
 from extproc.stores.breaker import Breaker
-from extproc.stores.link import Link, Unavailable
+from extproc.stores.link import Link, Say, Unavailable
 from extproc.stores.scripts import Script
 
 log: Final = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ STORE: Final = "redis"
 Command = tuple[bytes, ...]
 
 
-async def _nothing(_: Link) -> None:
+async def _nothing(_: Say) -> None:
     """Do nothing on a new connection."""
 
 

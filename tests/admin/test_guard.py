@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from extproc.admin.guard import MAX_BODY_BYTES, Guard
-from extproc.schema import SecretRef
+from extproc.schema_fields import SecretRef
 
 TOKEN = "a token of some length"
 ENV = {"TOKEN": TOKEN}

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from extproc.admin.app import Readiness, create_app
 from extproc.admin.keys import KeyAdmin
 from extproc.policies.auth import authenticate_key
-from extproc.schema import SecretRef
+from extproc.schema_fields import SecretRef
 from extproc.stores.keys import KeyStoreError
 from extproc.stores.sqlite_keys import SqliteKeys
 

@@ -1,0 +1,139 @@
+"""What one call may have of the cache: the verdict and the key, before it is routed.
+
+Knows: the parts of this package in their order. Must not know: stores, the wire, the clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum, auto
+
+import msgspec
+
+from extproc.answers import Entry
+from extproc.cache import canonical, control, rules
+from extproc.cache.control import Control
+from extproc.cache.key import digest, scope_of, varying
+from extproc.cache.reasons import Reason
+from extproc.cache_policy import Policy
+from extproc.domain import Call, Head, Principal
+
+
+class Asked(msgspec.Struct, frozen=True, gc=False):
+    """A call as the cache sees it.
+
+    `key` is None where the cache has nothing to do with the call, and then `reason` says why. An
+    answer is good for `ttl_ms` to this caller, whenever and by whomever it was stored.
+    """
+
+    key: bytes | None
+    reason: Reason | None
+    control: Control
+    ttl_ms: int = 0
+
+    @property
+    def may_look_up(self) -> bool:
+        """Say whether the call may be answered from the cache."""
+        return self.key is not None and not self.control.no_cache
+
+    @property
+    def may_store(self) -> bool:
+        """Say whether its answer may be kept, if `rules.may_store` says so as well."""
+        return self.key is not None and not self.control.no_store
+
+
+class Use(Enum):
+    """What became of a look-up."""
+
+    HIT = auto()
+    MISS = auto()
+    STALE = auto()  # older than what is good for this caller
+    REFUSED = auto()  # fresh, but older than the caller wants
+
+
+def ask(policy: Policy, head: Head, principal: Principal, call: Call, body: bytes) -> Asked:
+    """Decide what a call may have of the cache. Never raises for a body that `dialects` accepted.
+
+    The caller's permission for the model is checked elsewhere, and must be before an answer is
+    given. Pure; 10 us for 1 KB of chat.
+    """
+    if not policy.enabled:
+        return _without(Reason.OFF, head)
+    endpoint = call.endpoint.name
+    ttl_ms = policy.ttl_of(
+        call.model, principal.tier, principal.key_id, embeddings=endpoint == "embeddings"
+    )
+    if ttl_ms is None:
+        return _without(Reason.OFF, head)
+    if endpoint not in rules.CACHEABLE:
+        return _without(Reason.ENDPOINT, head)
+    values = canonical.read(body)
+    if values is None:
+        return _without(Reason.NOT_CANONICAL, head)
+    reason = rules.bypass(policy, call, values)
+    if reason is not None:
+        return _without(reason, head)
+    api_defaults = policy.models[call.model].api_defaults
+    form = canonical.form(endpoint, values, api_defaults=api_defaults)
+    if form is None:
+        return _without(Reason.NOT_CANONICAL, head)
+    key = _key(policy, head, principal, call, form)
+    return Asked(key, None, control.read(head.headers.get("cache-control", "")), ttl_ms)
+
+
+def ask_each(
+    policy: Policy,
+    head: Head,
+    principal: Principal,
+    call: Call,
+    body: bytes,
+    *,
+    inputs: Sequence[bytes],
+) -> list[bytes]:
+    """Return the key of each input of an embeddings call for which `ask` gave a key.
+
+    `inputs` are their canonical JSON, as in `embeddings.Batch.pieces`. Each key is the one that a
+    call for this input alone has, so a batch finds what single calls left and the other way round.
+    """
+    values = canonical.read(body)
+    api_defaults = policy.models[call.model].api_defaults
+    around = values and canonical.around_input(values, api_defaults=api_defaults)
+    assert around, "ask found a canonical form"
+    before, after = around
+    return [_key(policy, head, principal, call, b"".join((before, o, after))) for o in inputs]
+
+
+def judge(entry: Entry | None, asked: Asked, now_ms: int) -> Use:
+    """Say whether a call is answered with what was found under its key."""
+    if entry is None:
+        return Use.MISS
+    if remaining_ms(entry, asked, now_ms) <= 0:
+        return Use.STALE
+    limit = asked.control.max_age_s
+    # Because whoever says 0 wants none, and a clock that is behind must not give it one.
+    if limit is not None and max(0, now_ms - entry.stored_ms) >= limit * 1000:
+        return Use.REFUSED
+    return Use.HIT
+
+
+def remaining_ms(entry: Entry, asked: Asked, now_ms: int) -> int:
+    """Return for how long an entry is good for this caller; 0 or less: it is not."""
+    return min(entry.expires_ms, entry.stored_ms + asked.ttl_ms) - now_ms
+
+
+def _without(reason: Reason, head: Head) -> Asked:
+    return Asked(None, reason, control.read(head.headers.get("cache-control", "")))
+
+
+def _key(policy: Policy, head: Head, principal: Principal, call: Call, form: bytes) -> bytes:
+    return digest(
+        secret=policy.secret,
+        scope=scope_of(policy.scope, principal),
+        policy=policy.models[call.model].version,
+        tier=principal.tier,
+        endpoint=call.endpoint.name,
+        model=call.model,
+        query=head.query,
+        headers=varying(head.headers),
+        form=form,
+    )
