@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.written import Write
+
 DATA_VARIABLE = "LLM_EDGE_TEST_DATA"
 
 
@@ -18,3 +20,15 @@ def shared_data() -> Path:
     if not found.is_dir():
         pytest.skip(f"no test data: set {DATA_VARIABLE} to a directory that has it")
     return found
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Return how to write a configuration file of the given text."""
+
+    def written(text: str, name: str = "llm-edge.yaml") -> Path:
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return written

@@ -127,11 +127,11 @@ class Bench:
 
     def counters(self, name: str) -> tuple[int, ...]:
         """Return the counters of an account by slot, in the current windows."""
-        raise NotImplementedError
+        raise NotImplementedError  # because each store keeps them in a form of its own
 
     def slots(self, name: str) -> int:
         """Return how many calls hold a slot of the account."""
-        raise NotImplementedError
+        raise NotImplementedError  # likewise
 
 
 class MemoryBench(Bench):

@@ -92,7 +92,7 @@ class Machine(RuleBasedStateMachine):
         self.run(self.bench.start())
 
     def make(self) -> Bench:
-        raise NotImplementedError
+        raise NotImplementedError  # because a machine is run once for each store, which says which
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self.loop.run_until_complete(work)
