@@ -102,6 +102,10 @@ test-wheel: wheel ## Run the end-to-end tests against the compiled wheel
 bundle: setup ## Regenerate the committed Envoy bundle in envoy/
 	@env -i PATH="$$PATH" $(BIN)/llm-edge bundle --out envoy
 
+.PHONY: vectors
+vectors: setup ## Rewrite the published test vectors of cache keys
+	@$(BIN)/python -m tests.cache.vectors
+
 .PHONY: proto
 proto: setup ## Regenerate the wire messages from extproc/pb/*.proto
 	@$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. extproc/pb/*.proto
