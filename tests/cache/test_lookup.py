@@ -1,0 +1,210 @@
+"""What a call may have of the cache, from the request to the verdict on what was found."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+
+from extproc.answers import Entry
+from extproc.cache.control import Control
+from extproc.cache.key import VARY
+from extproc.cache.lookup import Asked, Use, ask, ask_each, judge, remaining_ms
+from extproc.cache.reasons import Reason
+from extproc.cache_policy import OFF, ModelPolicy, Policy, Scope, Terms
+from extproc.domain import ENDPOINTS, EndpointName, Head, Principal
+from tests.cache.asking import read, written
+
+POLICY = Policy(True, models={"m": ModelPolicy("v1"), "m2": ModelPolicy("v1")})
+ALICE = Principal("acme", "key_alice", "free")
+PATHS = {endpoint.name: path for (_, path), endpoint in ENDPOINTS.items()}
+
+
+def asked(
+    policy: Policy = POLICY,
+    who: Principal = ALICE,
+    endpoint: EndpointName = "chat",
+    query: str = "",
+    headers: dict[str, str] | None = None,
+    **fields: Any,
+) -> Asked:
+    """Ask for a call as a client makes it."""
+    body = written(endpoint, fields)
+    head = Head("POST", PATHS[endpoint], query, headers or {}, False)
+    return ask(policy, head, who, read(endpoint, body), body)
+
+
+def key(*given: Any, **changes: Any) -> bytes:
+    """Return the key of a call that has one."""
+    found = asked(*given, **changes)
+    assert found.key is not None
+    assert found.reason is None
+    return found.key
+
+
+BOB = Principal("acme", "key_bob", "free")
+
+
+@pytest.mark.parametrize(
+    ("scope", "other", "shares"),
+    [
+        pytest.param("tenant", Principal("other", "key_alice", "free"), False, id="another tenant"),
+        pytest.param(
+            "key",
+            Principal("other", "key_alice", "free"),
+            False,
+            id="another tenant with a key of this name",
+        ),
+        pytest.param(
+            "shared",
+            Principal("acme", "key_alice", "pro"),
+            False,
+            id="another tier, whoever shares",
+        ),
+        pytest.param(
+            "tenant", Principal("acme", "key_alice", "pro"), False, id="another tier of one tenant"
+        ),
+        pytest.param("key", BOB, False, id="another key where each has its own"),
+        pytest.param("tenant", BOB, True, id="another key of one tenant"),
+        pytest.param("shared", Principal("other", "key_x", "free"), True, id="everyone"),
+    ],
+)
+def test_who_shares_answers(scope: Scope, other: Principal, shares: bool) -> None:
+    policy = replace(POLICY, scope=scope)
+    assert (key(policy) == key(policy, other)) is shares
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(
+            {"policy": replace(POLICY, models={"m": ModelPolicy("v2")})},
+            id="another version of the policy",
+        ),
+        pytest.param({"policy": replace(POLICY, secret=b"s" * 16)}, id="another secret"),
+        pytest.param({"endpoint": "messages"}, id="another endpoint"),
+        pytest.param({"model": "m2"}, id="another model of the same version"),
+        pytest.param({"query": "beta=true"}, id="a query"),
+        pytest.param({"seed": 1}, id="a field that matters"),
+        *[pytest.param({"headers": {name: "x"}}, id=name) for name in VARY],
+    ],
+)
+def test_what_else_gives_another_key(change: dict[str, Any]) -> None:
+    assert key(**change) != key()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"stream": True}, id="a stream"),
+        pytest.param({"user": "u"}, id="a user"),
+        pytest.param({"temperature": 1}, id="a default"),
+        pytest.param({"headers": {"authorization": "Bearer x", "cache-control": "no-cache", "x-request-id": "1"}}, id="headers that change no answer"),
+    ],
+)  # fmt: skip
+def test_what_is_the_same_call(change: dict[str, Any]) -> None:
+    assert key(**change) == key()
+
+
+def test_a_model_whose_providers_have_other_defaults() -> None:
+    policy = replace(POLICY, models={"m": ModelPolicy("v1", api_defaults=False)})
+    assert key(policy, temperature=1) != key(policy)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        pytest.param({"policy": OFF}, Reason.OFF, id="no cache"),
+        pytest.param({"policy": replace(POLICY, models={})}, Reason.OFF, id="a model of no policy"),
+        pytest.param({"policy": replace(POLICY, tiers={"free": Terms(enabled=False)})}, Reason.OFF, id="off for the tier"),
+        pytest.param({"endpoint": "count_tokens"}, Reason.ENDPOINT, id="a count"),
+        pytest.param({"temperature": 2}, Reason.TEMPERATURE, id="a rule"),
+        pytest.param({"of_tomorrow": 1e308 * 10**0, "seed": 2**63 - 1}, None, id="large numbers"),
+    ],
+)  # fmt: skip
+def test_why_a_call_has_no_key(change: dict[str, Any], reason: Reason | None) -> None:
+    found = asked(**change, headers={"cache-control": "only-if-cached"})
+    assert found.reason is reason
+    assert (found.key is None) is (reason is not None)
+    assert found.control.only_if_cached
+    assert found.may_look_up is found.may_store is (reason is None)
+
+
+def test_what_cannot_be_made_canonical_has_no_key_and_is_no_error() -> None:
+    body = written("chat", {})
+    call = read("chat", body)
+    for broken in (
+        b"",
+        b"[]",
+        body[:-1],
+        body[:-1] + b',"x":1e999}',
+        body[:-1] + b',"x":' + b"[" * 10**5,
+    ):
+        found = ask(POLICY, Head("POST", "/", "", {}, False), ALICE, call, broken)
+        assert (found.key, found.reason) == (None, Reason.NOT_CANONICAL)
+
+
+@pytest.mark.parametrize(
+    ("header", "looks_up", "stores"),
+    [
+        pytest.param("no-cache", False, True, id="a fresh answer, which may be kept"),
+        pytest.param("no-store", True, False, id="any answer, which is not kept"),
+        pytest.param("no-cache, no-store", False, False, id="neither"),
+        pytest.param("only-if-cached", True, True, id="only from the cache"),
+        pytest.param("max-age=0", True, True, id="judged by what is found"),
+        pytest.param("", True, True, id="nothing asked"),
+    ],
+)
+def test_what_the_caller_asks_of_the_cache(header: str, looks_up: bool, stores: bool) -> None:
+    found = asked(headers={"cache-control": header})
+    assert (found.may_look_up, found.may_store) == (looks_up, stores)
+
+
+def entry(stored_ms: int, expires_ms: int) -> Entry:
+    """Return an entry of these times."""
+    return Entry("chat", "acme", "m", "p", "x", stored_ms, expires_ms, "json", (1, 1, 0), b"{}")
+
+
+@pytest.mark.parametrize(
+    ("found", "control", "ttl_ms", "use"),
+    [
+        pytest.param(None, Control(), 9000, Use.MISS, id="nothing"),
+        pytest.param(entry(0, 10_000), Control(), 9000, Use.STALE, id="older than is good for the caller"),
+        pytest.param(entry(0, 9999), Control(), 99_000, Use.STALE, id="expired"),
+        pytest.param(entry(5000, 90_000), Control(max_age_s=4), 9000, Use.REFUSED, id="older than wanted"),
+        pytest.param(entry(5000, 90_000), Control(max_age_s=5), 9000, Use.REFUSED, id="as old as is not wanted"),
+        pytest.param(entry(10_000, 90_000), Control(max_age_s=0), 9000, Use.REFUSED, id="none is wanted, stored this moment"),
+        pytest.param(entry(99_000, 190_000), Control(max_age_s=0), 9000, Use.REFUSED, id="none is wanted, and a clock is behind"),
+        pytest.param(entry(5000, 90_000), Control(max_age_s=6), 9000, Use.HIT, id="young enough"),
+        pytest.param(entry(5000, 90_000), Control(only_if_cached=True), 9000, Use.HIT, id="fresh"),
+        pytest.param(entry(1001, 90_000), Control(), 9000, Use.HIT, id="fresh for a moment"),
+        pytest.param(entry(99_000, 190_000), Control(), 9000, Use.HIT, id="a clock that is behind"),
+    ],
+)  # fmt: skip
+def test_whether_a_call_is_answered_with_what_was_found(
+    found: Entry | None, control: Control, ttl_ms: int, use: Use
+) -> None:
+    call = Asked(b"k", None, control, ttl_ms)
+    assert judge(found, call, 10_000) is use
+    if found is not None:
+        assert (remaining_ms(found, call, 10_000) > 0) is (use is not Use.STALE)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"dimensions": 256, "user": "u"}, {"a": 1, "z": 0.5, "encoding_format": "base64"}],
+)
+def test_each_input_of_a_batch_has_the_key_of_a_call_for_it_alone(fields: dict[str, Any]) -> None:
+    inputs = ["one", "é😀", "", 'a "quoted"\n\x00 one']
+    body = written("embeddings", {"input": ["x", *inputs[:2]], **fields})
+    call = read("embeddings", body)
+    pieces = [msgspec.json.encode(one) for one in inputs]
+    keys = ask_each(
+        POLICY, Head("POST", "/v1/embeddings", "", {}, False), ALICE, call, body, inputs=pieces
+    )
+    assert len(set(keys)) == len(inputs)
+    assert keys[0] == key(endpoint="embeddings", input="one", **fields)
+    assert keys[1] == key(endpoint="embeddings", input=["é😀"], **fields)
+    assert key(endpoint="embeddings", input=["one", "é😀"], **fields) not in keys
