@@ -24,7 +24,9 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
     HttpConnectionManagerPathWithEscapedSlashesAction,
     HttpConnectionManagerServerHeaderTransformation,
     Rds,
+    RequestIdExtension,
 )
+from envoy_data_plane.envoy.extensions.request_id.uuid.v3 import UuidRequestIdConfig
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
     CommonTlsContext,
     DownstreamTlsContext,
@@ -112,6 +114,14 @@ def _manager(server: Server) -> HttpConnectionManager:
         generate_request_id=True,
         preserve_external_request_id=True,
         always_set_request_id_in_response=True,
+        # Or Envoy would write its tracing's decision into every id of 36 characters, UUIDs or not.
+        request_id_extension=RequestIdExtension(
+            typed_config=Any.pack(
+                UuidRequestIdConfig(
+                    pack_trace_reason=False, use_request_id_for_trace_sampling=False
+                )
+            )
+        ),
         strip_any_host_port=True,
         scheme_header_transformation=SchemeHeaderTransformation(match_upstream=True),
         server_name="llm-edge",

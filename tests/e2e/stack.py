@@ -255,16 +255,23 @@ class Stack:
 
 
 def default_config(
-    directory: Path, sims: Mapping[str, str], port: int, admin_port: int
+    directory: Path,
+    sims: Mapping[str, str],
+    port: int,
+    admin_port: int,
+    dialects: Mapping[str, str] = SIMULATED,
 ) -> dict[str, Any]:
-    """Return a configuration with providers a, b, c, claude and one dead one."""
+    """Return a configuration with providers a, b, c, claude and one dead one.
+
+    `sims` are the simulated providers' URLs, `dialects` what each of them speaks.
+    """
     price = {"input": 0.15, "output": 0.60, "cached_input": 0.075}
 
     def target(provider: str, model: str) -> dict[str, Any]:
         return {"provider": provider, "model": model, "usd_per_million": price}
 
     providers: dict[str, Any] = {
-        name: {"dialect": SIMULATED[name], "endpoint": f"{url}/v1", "max_retries": 0}
+        name: {"dialect": dialects[name], "endpoint": f"{url}/v1", "max_retries": 0}
         for name, url in sims.items()
     }
     providers["dead"] = {"dialect": "openai", "endpoint": f"http://127.0.0.1:{free_port()}/v1"}
@@ -308,19 +315,20 @@ def start_stack(
     env: Mapping[str, str] | None = None,
     concurrency: int = 1,
     transport: str = "auto",
+    simulated: Mapping[str, str] = SIMULATED,
 ) -> Stack:
     """Start the simulated providers, the processor and Envoy in a fresh directory."""
     environment = {**os.environ, **(env or {})}
     python = [sys.executable, "-m", "extproc.cli"]
     services: list[Service] = []
     sims: dict[str, str] = {}
-    for name, dialect in SIMULATED.items():
+    for name, dialect in simulated.items():
         port = free_port()
         command = [*python, "simulate", "--port", str(port), "--name", name, "--dialect", dialect]
         services.append(Service(f"sim-{name}", command, directory / f"sim-{name}.log"))
         sims[name] = f"http://127.0.0.1:{port}"
     port, admin_port = free_port(), free_port()
-    config = default_config(directory, sims, port, admin_port)
+    config = default_config(directory, sims, port, admin_port, simulated)
     config["server"]["transport"] = transport
     if change is not None:
         change(config)

@@ -2,38 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import pytest
 
 from .broken import Broken
+from .failing import (
+    BROKEN,
+    CASES,
+    CHAT,
+    FAILURES,
+    GOOD,
+    SIMS,
+    Case,
+    call_all,
+    configure,
+    model,
+)
 from .stack import Stack, start_stack, wait_for
-
-CHAT = "/v1/chat/completions"
-PRICE = {"input": 1, "output": 2}
-FIRST_TOKEN_MS = 600
-FAILURES = {  # of the first target: provider, and behaviour of a simulated one
-    "refused": ("dead", {}),
-    "reset": ("reset", {}),
-    "stall": ("b", {"latency_ms": 60_000}),
-    "500": ("b", {"status": 500}),
-    "503": ("b", {"status": 503}),
-    "429": ("b", {"status": 429}),
-    "429-later": ("b", {"status": 429, "retry_after": 30}),
-    "garbage": ("garbage", {}),
-    "tls": ("tls", {}),
-}
 
 
 @pytest.fixture(scope="module")
 def broken() -> Iterator[dict[str, Broken]]:
     """Start the providers that are broken below HTTP."""
     with ExitStack() as stack:
-        yield {how: stack.enter_context(Broken(how)) for how in ("reset", "garbage", "limited")}
+        yield {how: stack.enter_context(Broken(how)) for how in BROKEN}
 
 
 @pytest.fixture(scope="module")
@@ -41,46 +42,20 @@ def running(tmp_path_factory: pytest.TempPathFactory, broken: dict[str, Broken])
     """Start a gateway with short limits and a model for each way to fail."""
 
     def change(config: dict[str, Any]) -> None:
-        for how, one in broken.items():
-            endpoint = f"http://127.0.0.1:{one.port}/v1"
-            config["providers"][how] = {"dialect": "openai", "endpoint": endpoint}
-        endpoint = f"https://127.0.0.1:{broken['garbage'].port}/v1"
-        config["providers"]["tls"] = {"dialect": "openai", "endpoint": endpoint}
-        for provider in config["providers"].values():
-            provider["max_retries"] = 0
-        del config["breaker"]
-        config["timeouts"] = {
-            "first_token": f"{FIRST_TOKEN_MS}ms",
-            "completion": "2s",
-            "streaming": "4s",
-            "embedding": "1s",
-            "idle": "1s",
-        }
-
-        def model(*targets: tuple[str, str], **more: Any) -> dict[str, Any]:
-            return {
-                "targets": [
-                    {"provider": name, "model": at, "usd_per_million": PRICE}
-                    for name, at in targets
-                ],
-                **more,
-            }
-
-        for kind in ("plain", "stream"):
-            for name, (provider, _) in FAILURES.items():
-                one = f"{name}-{kind}"
-                config["models"][one] = model((provider, one), ("a", "good"))
-        for name in ("limited", "reset", "dead"):
-            config["models"][f"after-{name}"] = model((name, f"after-{name}"), ("a", "good"))
+        configure(config, broken)
+        models = config["models"]
+        first = {"reset": "reset-openai", "dead": "refused-openai"}
+        for name in ("limited", "limited-claude", "reset", "dead"):
+            models[f"after-{name}"] = model((first.get(name, name), f"after-{name}"), ("a", "good"))
         for name in ("limited-briefly", "limited-for-long"):
-            config["models"][name] = model(("b", name), ("a", "good"))
+            models[name] = model(("b", name), ("a", "good"))
         for name in ("gone", "picky", "hasty"):
-            config["models"][name] = model(("dead" if name == "gone" else "b", name))
-        config["models"]["fast"] = model(
-            ("a", "fast"), ("b", "fast"), ("c", "fast"), strategy="fastest"
-        )
+            models[name] = model(("dead" if name == "gone" else "b", name))
+        models["silent-claude"] = model(("claude", "silent"), ("a", "good"))
+        models["fast"] = model(("a", "fast"), ("b", "fast"), ("c", "fast"), strategy="fastest")
 
-    stack = start_stack(tmp_path_factory.mktemp("failover"), change=change)
+    directory = tmp_path_factory.mktemp("failover")
+    stack = start_stack(directory, change=change, simulated=SIMS)
     yield stack
     stack.stop()
 
@@ -89,6 +64,33 @@ def running(tmp_path_factory: pytest.TempPathFactory, broken: dict[str, Broken])
 def api_key(running: Stack) -> str:
     """Return a key without limits."""
     return running.create_key("failover")
+
+
+@dataclass
+class Matrix:
+    """What came of every case: the answer, the attempts each provider saw, the rows of the bill."""
+
+    answers: dict[str, httpx.Response]
+    sims: dict[str, list[dict[str, Any]]]
+    rows: dict[str, list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def matrix(running: Stack, api_key: str) -> Matrix:
+    """Make every call of the matrix once, before anything else has failed."""
+    running.clear_sims()
+    answers = asyncio.run(call_all(running, api_key))
+    sims = {name: running.sim_log(name) for name in SIMS}
+    names = {case.name for case in CASES}
+
+    def rows() -> list[dict[str, Any]]:
+        return [row for row in running.rows() if row["request_id"] in names]
+
+    wait_for("every bill", lambda: len(rows()) >= len(CASES))
+    billed: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for row in rows():
+        billed[row["request_id"]].append(row)
+    return Matrix(answers, sims, billed)
 
 
 @pytest.fixture
@@ -120,32 +122,52 @@ def states(stack: Stack) -> dict[str, float]:
     return {name.partition('"')[2].partition('"')[0]: float(value) for name, _, value in pairs}
 
 
-@pytest.mark.parametrize("kind", ["plain", "stream"])
-@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_one_good_answer_and_one_charge_whatever_fails_first(
-    running: Stack, client: httpx.Client, failure: str, kind: str
+    matrix: Matrix, broken: dict[str, Broken], case: Case
 ) -> None:
-    """Refused, reset, silent, in error, limited, no HTTP, no TLS: the next target answers."""
-    provider, behaviour = FAILURES[failure]
-    if behaviour:
-        running.behave(provider, **behaviour)
-    name = f"{failure}-{kind}"
-    content = body(name, stream=kind == "stream")
-    answer = client.post(CHAT, json=content, headers={"x-request-id": name})
+    """Refused, reset, silent, in error, limited, no HTTP, no TLS: the next target answers.
+
+    Whoever speaks what: the answer is whole and in its caller's dialect, each provider saw one
+    attempt at most, and the bill has one row, of who answered.
+    """
+    answer, good = matrix.answers[case.name], GOOD[case.second]
     assert answer.status_code == 200, answer.text
-    assert answer.headers["x-llm-provider"] == "a"
+    assert answer.headers["x-llm-provider"] == good
     assert answer.headers["x-llm-attempts"] == "2"
-    if kind == "stream":
-        assert answer.text.count("data: [DONE]") == 1
-    assert [one["model"] for one in running.sim_log("a")] == ["good"]
-    if behaviour:
-        assert [one["model"] for one in running.sim_log("b")] == [name]
-    row = row_of(running, name)
-    assert (row["provider"], row["attempts"], row["ended"]) == ("a", 2, "finished")
-    sent = running.sim_log("a")[0]["usage_sent"]
-    assert row["cost_pico_usd"] == sent["prompt_tokens"] * 10**6 + sent["completion_tokens"] * 2 * (
-        10**6
-    )
+    assert text_of(case, answer).split() == [f"tok{n}" for n in range(16)]
+    seen = {
+        name: [one for one in log if one["model"] == case.name] for name, log in matrix.sims.items()
+    }
+    attempts = Counter({name: len(found) for name, found in seen.items() if found})
+    first = {case.provider: 1} if FAILURES[case.failure] is not None else {}
+    assert attempts == {good: 1, **first}
+    if case.failure == "reset":
+        assert sum(case.name.encode() in one for one in broken["reset"].seen) == 1
+    (row,) = matrix.rows[case.name]
+    assert (row["provider"], row["attempts"], row["ended"]) == (good, 2, "finished")
+    prompt = seen[good][0]["prompt_tokens"]
+    assert (row["input"], row["output"], row["usage_source"]) == (prompt, 16, "provider")
+    assert row["cost_pico_usd"] == prompt * 10**6 + 16 * 2 * 10**6
+
+
+def text_of(case: Case, answer: httpx.Response) -> str:
+    """Return what an answer says, which must be whole and in its caller's dialect."""
+    if case.kind == "plain":
+        found = answer.json()
+        if case.caller == "openai":
+            return str(found["choices"][0]["message"]["content"])
+        return "".join(block["text"] for block in found["content"])
+    lines = [line for line in answer.text.splitlines() if line.startswith("data: ")]
+    if case.caller == "openai":
+        assert lines.pop() == "data: [DONE]"
+        chunks = [json.loads(line[6:]) for line in lines]
+        deltas = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
+        return "".join(delta.get("content") or "" for delta in deltas)
+    events = [json.loads(line[6:]) for line in lines]
+    assert [events[0]["type"], events[-1]["type"]] == ["message_start", "message_stop"]
+    deltas = [one["delta"] for one in events if one["type"] == "content_block_delta"]
+    return "".join(delta["text"] for delta in deltas)
 
 
 def test_a_thousand_calls_at_a_dead_provider_cost_a_handful_of_attempts(
@@ -162,7 +184,7 @@ def test_a_thousand_calls_at_a_dead_provider_cost_a_handful_of_attempts(
     attempts = broken["reset"].count - before
     print(f"1000 calls: {attempts} attempts, of which up to {probes} probes")
     assert 5 <= attempts <= 5 + probes
-    assert states(running)["reset"] > 0
+    assert states(running)["reset-openai"] > 0
 
 
 def test_when_every_breaker_is_open_the_caller_is_told_when_to_come_back(
@@ -216,17 +238,19 @@ def test_a_limited_provider_is_left_alone_for_as_long_as_it_asks(
     assert attempts[1:] == (["2", "2"] if retry_after is None else ["1", "1"])
 
 
-def test_openais_reset_headers_count_where_there_is_no_retry_after(
-    client: httpx.Client, broken: dict[str, Broken]
+@pytest.mark.parametrize("name", ["limited", "limited-claude"])
+def test_reset_headers_count_where_there_is_no_retry_after(
+    client: httpx.Client, broken: dict[str, Broken], name: str
 ) -> None:
-    """The limit that is used up says a minute; the caller sees none of it."""
-    before = broken["limited"].count
-    answers = [client.post(CHAT, json=body("after-limited")) for _ in range(3)]
+    """OpenAI's and Anthropic's: the limit that is used up says a minute; the caller sees none."""
+    before = broken[name].count
+    answers = [client.post(CHAT, json=body(f"after-{name}")) for _ in range(3)]
     assert [one.headers["x-llm-attempts"] for one in answers] == ["2", "1", "1"]
-    assert broken["limited"].count == before + 1
+    assert broken[name].count == before + 1
     # The limits that are told are the gateway's own.
     assert "1m0s" not in answers[0].headers.values()
-    assert "x-llm-resets" not in answers[0].headers
+    theirs = ("anthropic-ratelimit-", "x-llm-resets")
+    assert not [key for key in answers[0].headers if key.startswith(theirs)]
 
 
 def test_a_stream_that_falls_silent_ends_and_is_charged_for_what_was_seen(

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from .stack import Stack
+from .stack import Stack, wait_for
 
 CHAT = "/v1/chat/completions"
 GOOD = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}]}
@@ -253,10 +253,13 @@ def test_unknown_paths_answer_json_in_the_callers_dialect(stack: Stack) -> None:
 def test_request_ids_are_kept_when_valid_and_always_answered(stack: Stack, key: str) -> None:
     """A valid id is echoed and logged; an invalid one is replaced."""
     content = json.dumps(GOOD).encode()
-    assert (
-        post(stack, content, key, **{"x-request-id": "my-id.1"}).headers["x-request-id"]
-        == "my-id.1"
-    )
+    query = "SELECT * FROM outcomes WHERE request_id = ?"
+    # The last two are as long as a UUID, where Envoy would write its tracing's decision.
+    for given in ("my-id.1", "0198f0a2-7b3c-7d4e-8f5a-6b7c8d9e0f1a", "x" * 36):
+        answer = post(stack, content, key, **{"x-request-id": given})
+        assert answer.headers["x-request-id"] == given
+        wait_for("the bill", lambda given=given: stack.rows(query, given))
+        assert stack.sim_log("a")[-1]["request_id"] == given
     made = post(stack, content, key, **{"x-request-id": "bad id<script>"}).headers["x-request-id"]
     assert made
     assert made != "bad id<script>"
