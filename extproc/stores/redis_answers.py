@@ -5,9 +5,9 @@ Failure mode: bypass. A Redis that is down, slow, hung or emptied is a miss with
 none at all while the breaker is open; every failure is counted. Puts are queued and written later.
 
 All names share one hash tag, so that they live in one slot of a Redis Cluster:
-  {llm-edge:answers}:<key>     string: one answer, by msgpack, its body by zlib where that helps
-  {llm-edge:answers}:purged    hash: id (random, one for the life of the data), n (purges so far),
-                               and for each thing purged the n of its purge
+  {llm-edge:answers}:entry:<key>  string: an answer by msgpack, its body by zlib where that helps
+  {llm-edge:answers}:purged       hash: id (random, one for the life of the data), n (purges so
+                                  far), and for each thing purged the n of its purge
 A key already says whose it is, so that no two tenants can meet at one name; the form repeats key,
 tenant and model, and what does not match is not served. An answer carries the id and n its process
 knew: a purge raises n, a flush changes the id, and older answers are dead without being touched.
@@ -35,6 +35,7 @@ from extproc.stores.writer import Writer
 log: Final = logging.getLogger(__name__)
 
 PREFIX: Final = b"{llm-edge:answers}:"
+ENTRY: Final = PREFIX + b"entry:"
 PURGED: Final = PREFIX + b"purged"
 PURGE: Final = Script.load("purge.lua")
 MAX_PURGES: Final = 1_024
@@ -113,8 +114,7 @@ class RedisAnswers:
 
     async def start(self) -> None:
         """Connect, for a second at most: without Redis the gateway starts as it would go on."""
-        await self.link.start()
-        await self.writer.start()
+        await asyncio.gather(self.link.start(), self.writer.start())
         if self.link.usable:
             await self._refresh()
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
@@ -137,7 +137,7 @@ class RedisAnswers:
         try:
             # In this order: a purge between the two is seen.
             raw, head = await self.link.ask(
-                "cache_get", (b"GET", PREFIX + key), (b"HMGET", PURGED, b"id", b"n")
+                "cache_get", (b"GET", ENTRY + key), (b"HMGET", PURGED, b"id", b"n")
             )
             entry = None if raw is None else await self._read(key, raw, head, now_ms)
         except Unavailable:
@@ -211,7 +211,7 @@ class RedisAnswers:
         except UnicodeEncodeError:  # half a surrogate pair in the name of a tenant
             self._observer.store_error(STORE, "cache_unwritable")
             return ()
-        return b"SET", PREFIX + key, form, b"PX", b"%d" % left_ms
+        return b"SET", ENTRY + key, form, b"PX", b"%d" % left_ms
 
     def _knows(self, head: list[Any]) -> bool:
         return head == [self._id or None, b"%d" % self._n]
