@@ -5,8 +5,9 @@ Knows: how each store is opened. Must not know: what a test expects of them.
 
 from __future__ import annotations
 
-import itertools
+import asyncio
 import os
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
 
@@ -135,6 +136,8 @@ class TieredBench(Bench):
         await self.store.far.writer.drained()
 
 
-def names() -> Any:
-    """Return names for answers that never repeat."""
-    return (f"name-{n}" for n in itertools.count(1))
+async def until(what: Callable[[], Any], patience_s: float = 10.0) -> None:
+    """Poll until it is so."""
+    async with asyncio.timeout(patience_s):
+        while not what():
+            await asyncio.sleep(0.005)

@@ -16,7 +16,8 @@ from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from extproc.admin import explain
+from extproc.admin import cache, explain
+from extproc.admin.cache import CacheAdmin
 from extproc.admin.explain import Explaining
 from extproc.admin.guard import Guard
 from extproc.admin.keys import KeyAdmin, install
@@ -65,6 +66,7 @@ def create_app(
     version: str,
     keys: KeyAdmin,
     explaining: Explaining | None = None,
+    caching: CacheAdmin | None = None,
     token: SecretRef | None,
     env: Mapping[str, str],
 ) -> FastAPI:
@@ -103,6 +105,8 @@ def create_app(
     install(app, keys)
     if explaining is not None:
         explain.install(app, explaining)
+    if caching is not None:
+        cache.install(app, caching)
     app.add_middleware(Guard, token=token, env=env)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(Exception, _broken)

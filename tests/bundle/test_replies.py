@@ -32,8 +32,10 @@ async def test_the_processors_answers_leave_as_they_came(gateway: Gateway, statu
 
 async def test_a_denied_call_is_not_logged(gateway: Gateway) -> None:
     """Only planned calls are entries: the one after the denied one is the first."""
-    gateway.processor.denies = lambda head: deny(401, b"{}") if "x-no" in head else None
-    assert (await gateway.chat(x_no="1", x_request_id="denied")).status_code == 401
+    gateway.processor.denies = lambda head: (
+        deny(401, b"{}") if head.get("x-request-id") == "denied" else None
+    )
+    assert (await gateway.chat(x_request_id="denied")).status_code == 401
     assert (await gateway.chat(x_request_id="planned")).status_code == 200
     await gateway.entry("planned")
     assert "denied" not in [entry.request.request_id for entry in gateway.processor.entries]

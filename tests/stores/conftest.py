@@ -48,3 +48,14 @@ async def bench(
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuse at once what would wait for a slot."""
     without_waiting(monkeypatch)
+
+
+@pytest.fixture
+def own_redis() -> Iterator[RedisServer]:
+    """Start a Redis that a test may break."""
+    server = RedisServer()
+    server.start()
+    yield server
+    if server.process is not None and server.process.poll() is None:
+        server.resume()
+    server.stop()

@@ -108,7 +108,7 @@ class Machine(RuleBasedStateMachine):
 
     def end(self, call: Call, end: Entry | End) -> None:
         self.loop.call_soon(self.flights.finish, call.key, call.id, end)
-        call.finished = True
+        call.finished = call.led_at is not None  # whoever waits can still be asked to lead
         self.settle()
 
     @rule(

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import time
 import zlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ import pytest
 from extproc.answers import PurgeFailed
 from extproc.stores import breaker, writer
 from extproc.stores.redis_answers import ENTRY, PURGED
-from tests.kept import Bench, RedisBench, TieredBench, entry, key
+from tests.kept import Bench, RedisBench, TieredBench, entry, key, until
 from tests.ledgers import Clock
 from tests.redis_server import RedisServer
 
@@ -24,17 +24,6 @@ TIMEOUT_S = 0.05
 AT_ONCE_S = 0.03  # without waiting for anything, at the best of three
 IN_TIME_S = 0.5  # the timeout, and a machine that others use
 TEXT = b'{"role": "assistant", "content": "words and words and words"}' * 100
-
-
-@pytest.fixture
-def own_redis() -> Iterator[RedisServer]:
-    """Start a Redis that a test may break."""
-    server = RedisServer()
-    server.start()
-    yield server
-    if server.process is not None and server.process.poll() is None:
-        server.resume()
-    server.stop()
 
 
 @asynccontextmanager
@@ -53,13 +42,6 @@ async def two(server: RedisServer) -> AsyncIterator[tuple[TieredBench, TieredBen
     async with opened(TieredBench(server.url, clock=clock)) as one:
         async with opened(TieredBench(server.url, clock=clock)) as other:
             yield one, other
-
-
-async def until(what: Callable[[], Any], patience_s: float = 10.0) -> None:
-    """Poll until it is so."""
-    async with asyncio.timeout(patience_s):
-        while not what():
-            await asyncio.sleep(0.01)
 
 
 async def timed(work: Any) -> tuple[Any, float]:

@@ -8,7 +8,7 @@ import os
 import random
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -31,17 +31,6 @@ CANCELLED = int(os.environ.get("LLM_EDGE_CANCELLATIONS", "3000"))  # `make crash
 RATE = ("key:a", rules(requests_per_day=30, concurrent_requests=10))
 BUDGET = ("key:a", rules(usd_per_month=5))
 SETTLED = (1, 5, 0)
-
-
-@pytest.fixture
-def own_redis() -> Iterator[RedisServer]:
-    """Start a Redis that a test may break."""
-    server = RedisServer()
-    server.start()
-    yield server
-    if server.process is not None and server.process.poll() is None:
-        server.resume()
-    server.stop()
 
 
 @asynccontextmanager
