@@ -95,6 +95,7 @@ class _Crew:
             for keeper in keepers:
                 keeper.cancel()
             await asyncio.gather(*keepers, return_exceptions=True)
+            log.info("draining", extra={"workers": len(self._children)})
             await self._drain()
             await port.close()
             for made, number in zip(self._logs, range(len(self._logs)), strict=True):

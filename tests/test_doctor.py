@@ -15,10 +15,11 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from extproc import doctor
+from extproc import checks, doctor
 from extproc.cli import main
 from extproc.config import load
-from extproc.doctor import Finding, examine, kernel_synchronised
+from extproc.doctor import MAX_SOCKET_PATH_BYTES, Finding, examine, kernel_synchronised
+from extproc.embedded import MISSING
 from extproc.stores.sqlite_keys import SqliteKeys
 from tests.keyed import create
 from tests.redis_server import RedisServer
@@ -132,6 +133,29 @@ def test_paths_of_sockets_have_an_end(tmp_path: Path, written: dict[str, Any]) -
     (finding,) = found(tmp_path, written)["sockets"]
     assert finding.verdict == "fail"
     assert "shorten state.dir" in finding.detail
+
+
+def test_the_sockets_of_workers_are_paths_too(tmp_path: Path, written: dict[str, Any]) -> None:
+    """Of several the names are longer, and grow with their number."""
+    written["state"] |= {"store": "redis", "redis": {"url": "redis://127.0.0.1:1"}}
+    room = MAX_SOCKET_PATH_BYTES - len(os.fsencode(tmp_path)) - len("//envoy/envoy-admin.sock")
+    written["state"]["dir"] = str(tmp_path / ("d" * room))
+    assert "sockets" not in found(tmp_path, written)
+    written["server"]["workers"] = 11
+    (finding,) = found(tmp_path, written)["sockets"]
+    assert finding.verdict == "fail"
+
+
+def test_keys_in_a_redis_that_comes_along(
+    tmp_path: Path, written: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it does not run nothing is wrong, but where there is none to start."""
+    written["state"]["store"] = "redis"
+    (finding,) = found(tmp_path, written)["keys"]
+    assert (finding.verdict, finding.detail) == ("ok", "in the Redis that `llm-edge run` starts")
+    monkeypatch.setattr(checks, "redis_binary", lambda: None)
+    (finding,) = found(tmp_path, written)["keys"]
+    assert (finding.verdict, finding.detail) == ("fail", MISSING)
 
 
 def test_keys_are_counted_where_they_are(tmp_path: Path, written: dict[str, Any]) -> None:

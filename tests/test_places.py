@@ -16,6 +16,10 @@ def test_everything_is_in_the_state_directory() -> None:
         places.processor_socket,
         places.envoy_admin_socket,
         places.ledger,
+        places.redis,
+        places.redis_socket,
+        *(at(n) for at in (places.worker_socket, places.log_socket) for n in range(3)),
+        *(places.worker_admin_socket(n) for n in range(3)),
     )
     assert len(set(paths)) == len(paths)
     assert all(path.is_relative_to(places.state) for path in paths)
@@ -24,3 +28,4 @@ def test_everything_is_in_the_state_directory() -> None:
 def test_the_sockets_are_where_envoy_runs() -> None:
     places = Places(Path("s"))
     assert places.processor_socket.parent == places.envoy_admin_socket.parent == places.envoy
+    assert places.worker_socket(1).parent == places.log_socket(1).parent == places.envoy

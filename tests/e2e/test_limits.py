@@ -6,8 +6,10 @@ import asyncio
 import json
 import signal
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import anthropic
 import httpx
 import openai
 import pytest
@@ -188,6 +190,59 @@ def test_every_answer_says_what_is_left(limited: Stack, stream: bool) -> None:
     answer = httpx.post(f"{limited.base}{CHAT}", json={**GOOD, "stream": stream}, headers=free)
     assert answer.status_code == 200
     assert [name for name in LIMIT_HEADERS if name in answer.headers] == []
+
+
+def ends_within(text: str, seconds: float) -> bool:
+    """Say whether an RFC 3339 time in UTC is ahead, by no more than that."""
+    left = datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC) - datetime.now(UTC)
+    return timedelta() < left <= timedelta(seconds=seconds + 1)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["a plain answer", "a stream"])
+@pytest.mark.parametrize("model", ["claude", "gpt-4o-mini"], ids=["passed through", "translated"])
+def test_anthropics_callers_are_told_in_their_headers(
+    limited: Stack, model: str, stream: bool
+) -> None:
+    """On /v1/messages: limit, remaining, and the reset as a time, of requests and of tokens."""
+    key = limited.create_key(f"claude-{model}-{stream}", tier="counted")
+    body: Any = {"model": model, "max_tokens": 20, "messages": GOOD["messages"]}
+    with anthropic.Anthropic(base_url=limited.base, api_key=key, max_retries=0) as client:
+        create = client.messages.with_raw_response.create
+        told = [create(**body, stream=stream).headers for _ in range(2)]
+    for number, headers in enumerate(told):
+        assert headers["anthropic-ratelimit-requests-limit"] == "1000"
+        assert headers["anthropic-ratelimit-requests-remaining"] == str(999 - number)
+        assert headers["anthropic-ratelimit-tokens-limit"] == "10000000"
+        left = int(headers["anthropic-ratelimit-tokens-remaining"])
+        assert 10_000_000 - 200 < left < 10_000_000
+        for unit in ("requests", "tokens"):
+            assert ends_within(headers[f"anthropic-ratelimit-{unit}-reset"], 86_400)
+        ours = {name for name in headers if "ratelimit-" in name}
+        assert {name.split("-")[0] for name in ours} == {"anthropic", "ratelimit"}
+        assert headers["ratelimit-policy"].startswith('"key/requests_per_day";q=1000;w=86400')
+
+
+def test_anthropics_library_reads_the_refusal(limited: Stack) -> None:
+    """RateLimitError in Anthropic's shape, with nothing remaining and when to come again."""
+    key = limited.create_key("claude-refused", tier="daily")
+    body: Any = {"model": "claude", "max_tokens": 20, "messages": GOOD["messages"]}
+    with anthropic.Anthropic(base_url=limited.base, api_key=key, max_retries=0) as client:
+        for left in range(8, -1, -1):
+            told = client.messages.with_raw_response.create(**body).headers
+            assert told["anthropic-ratelimit-requests-remaining"] == str(left)
+            assert "anthropic-ratelimit-tokens-limit" not in told  # nothing limits them
+        with pytest.raises(anthropic.RateLimitError) as caught:
+            client.messages.create(**body)
+    refused = caught.value
+    assert isinstance(refused.body, dict)
+    assert refused.body["error"]["type"] == "rate_limit_error"
+    assert "9 requests per day (key/requests_per_day)" in refused.body["error"]["message"]
+    headers = refused.response.headers
+    assert headers["anthropic-ratelimit-requests-limit"] == "9"
+    assert headers["anthropic-ratelimit-requests-remaining"] == "0"
+    assert ends_within(headers["anthropic-ratelimit-requests-reset"], 86_400)
+    assert 0 < int(headers["retry-after"]) <= 86_400
+    assert not [name for name in headers if name.startswith("x-ratelimit-")]
 
 
 async def test_the_counters_end_as_the_providers_truth(limited: Stack) -> None:
