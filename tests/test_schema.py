@@ -49,7 +49,8 @@ def test_a_secret_is_a_reference_and_never_quoted(write: Write, secret: str) -> 
         pytest.param(
             LOCAL
             + "models: {m: {targets: [{provider: local, model: x, usd_per_million: {in: 1}}]}}",
-            "models.m.targets.0.usd_per_million.in: unknown key; legal: above, cache_write, cached_input, input, output",
+            "models.m.targets.0.usd_per_million.in: unknown key; legal: above, cache_write, cache_write_1h, "
+            "cached_input, input, output",
             id="a key of something optional",
         ),
         pytest.param(
