@@ -100,8 +100,8 @@ async def run_everything(config: Config, files: Sequence[Path], env: Mapping[str
 async def _stop(config: Config, children: Sequence[Child], hurry: asyncio.Event) -> None:
     """Stop them, Envoy first: its last entries settle the bill."""
     patience_s = 0.5 if hurry.is_set() else config.server.drain_seconds + DRAIN_EXTRA_S
-    # The supervisor of several workers is as patient with them.
-    patience_s += 1.0 if config.server.workers > 1 else 0.0
+    # Less than a supervisor of several workers is with them it must not be.
+    patience_s += 3.0 if config.server.workers > 1 else 0.0
     for child in reversed(children):
         await child.stop(patience_s)
 

@@ -32,7 +32,7 @@ log: Final = logging.getLogger(__name__)
 
 BACKLOG: Final = 128  # of log connections while a worker starts: one for each thread of Envoy
 POLL_S: Final = 0.05
-CLOSE_S: Final = 5.0  # after the drain: the ledger on a slow disk, settlements to Redis
+CLOSE_S: Final = 7.0  # after the drain: the ledger on a slow disk, settlements to Redis
 
 
 async def serve_workers(config: Config, files: Sequence[Path], env: Mapping[str, str]) -> int:
@@ -61,32 +61,34 @@ class _Crew:
 
     def __init__(self, config: Config, files: Sequence[Path], env: Mapping[str, str]) -> None:
         self._config = config
+        self._files = files
+        self._env = env
         self._places = places = Places.of(config)
-        places.envoy.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Before there is anybody to quarrel about who makes it, or brings it up to date.
-        usage_log.prepare(places.ledger)
-        numbers = range(config.server.workers)
-        self._logs = [_log_socket(places.log_socket(number)) for number in numbers]
-        self._app = WorkersAdmin([places.worker_admin_socket(n) for n in numbers], __version__)
-        self._children = [
-            _child(number, made, files, env)
-            for number, made in zip(numbers, self._logs, strict=True)
-        ]
+        self._numbers = range(config.server.workers)
+        self._logs: list[socket.socket] = []
+        self._children: list[Child] = []
+        self._app = WorkersAdmin(
+            [places.worker_admin_socket(number) for number in self._numbers], __version__
+        )
 
     async def run(self, stop: asyncio.Event) -> int:
         """Start everything and return when it has ended."""
         admin = self._config.admin
+        # First, because where it cannot be had another one runs, whose sockets are not ours to take.
         port = await start_admin(self._app, admin.host, admin.port)
         keepers: list[asyncio.Task[None]] = []
         try:
+            self._prepare()
             for child in self._children:
                 await child.start()
             if not await self._up(stop):
                 return next((child.code for child in self._children if child.code), 1)
             keepers += [asyncio.create_task(keep(c, stop, self._ended)) for c in self._children]
-            sys.stdout.write(f"ready admin=http://{admin.host}:{port.port}\n")
-            sys.stdout.flush()
-            log.info("serving", extra={"workers": len(self._children), "admin_port": port.port})
+            if not stop.is_set():
+                sys.stdout.write(f"ready admin=http://{admin.host}:{port.port}\n")
+                sys.stdout.flush()
+                extra = {"workers": len(self._children), "admin_port": port.port}
+                log.info("serving", extra=extra)
             await _first(stop, keepers)
             return 0
         finally:
@@ -98,10 +100,16 @@ class _Crew:
             log.info("draining", extra={"workers": len(self._children)})
             await self._drain()
             await port.close()
-            for made, number in zip(self._logs, range(len(self._logs)), strict=True):
-                made.close()
-                self._places.log_socket(number).unlink(missing_ok=True)
-                self._places.worker_admin_socket(number).unlink(missing_ok=True)
+
+    def _prepare(self) -> None:
+        places = self._places
+        places.envoy.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Before there is anybody to quarrel about who makes it, or brings it up to date.
+        usage_log.prepare(places.ledger)
+        for number in self._numbers:
+            made = _log_socket(places.log_socket(number))
+            self._logs.append(made)
+            self._children.append(_child(number, made, self._files, self._env))
 
     def kill(self) -> None:
         """End all of them at once."""
@@ -126,6 +134,10 @@ class _Crew:
     async def _drain(self) -> None:
         patience_s = self._config.server.drain_seconds + CLOSE_S
         await asyncio.gather(*(child.stop(patience_s) for child in self._children))
+        for number, made in enumerate(self._logs):
+            made.close()
+            self._places.log_socket(number).unlink(missing_ok=True)
+            self._places.worker_admin_socket(number).unlink(missing_ok=True)
 
 
 def _log_socket(path: Path) -> socket.socket:
