@@ -74,7 +74,7 @@ class _Crew:
     async def run(self, stop: asyncio.Event) -> int:
         """Start everything and return when it has ended."""
         admin = self._config.admin
-        # First, because where it cannot be had another one runs, whose sockets are not ours to take.
+        # First, because where it cannot be had another one runs, whose sockets are not ours.
         port = await start_admin(self._app, admin.host, admin.port)
         keepers: list[asyncio.Task[None]] = []
         try:
