@@ -74,7 +74,7 @@ class Nothing:
         """Start one exchange."""
         return Nothing()
 
-    async def receive(self, raw: bytes) -> bytes:
+    async def receive(self, raw: bytes, _say: object = None) -> bytes:
         """Answer headers and body. Raises ProtocolError for anything else."""
         if raw[0] == REQUEST_BODY:
             self.ended = True

@@ -10,8 +10,9 @@ from typing import Final
 
 from extproc import wire
 from extproc.domain import FailedAttempt
+from extproc.gateway import Gateway
 from extproc.inflight import InFlight
-from extproc.pipeline import Gateway, attempt_failed, settle
+from extproc.pipeline import attempt_failed, settle
 from extproc.ports import UsageLog
 
 log: Final = logging.getLogger(__name__)

@@ -10,6 +10,7 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
+STATUS_HEADER: Final = "cache-status"  # RFC 9211
 Form: TypeAlias = Literal["json", "sse"]
 # Of the entry's other fields, its key and its places in the store: 0.6 to 1.1 KB were measured.
 OVERHEAD_BYTES: Final = 1024
@@ -59,3 +60,39 @@ Landing: TypeAlias = Entry | Role
 
 class PurgeFailed(Exception):
     """A store that could not be told to forget: what it holds may still be served until it ends."""
+
+
+Told: TypeAlias = Literal["", "hit", "collapsed"]  # collapsed: it waited for another call's answer
+
+
+class Filling(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What keeping the answer of a call takes, beside what its record and its log entry say.
+
+    `digest` is the call's, of which and of the model that served it its key is made. `ttl_ms` is
+    how long the answer will be good for. `leads`: others may wait for it. `bounded`: the bound of
+    its output is the gateway's.
+    """
+
+    digest: bytes
+    ttl_ms: int
+    leads: bool
+    bounded: bool
+
+
+class Miss(msgspec.Struct, frozen=True, gc=False):
+    """A call that goes upstream.
+
+    `status` is the header of its answer, empty where there is none to be. `digest` is empty where
+    the answer is not kept. `leads`: others may wait for it, under `key`. `waited_ms` is how long
+    the call waited for another's answer, None where it did not.
+    """
+
+    status: bytes = b""
+    digest: bytes = b""
+    ttl_ms: int = 0
+    key: bytes = b""
+    leads: bool = False
+    waited_ms: int | None = None
+
+
+NOT_ASKED: Final = Miss()

@@ -15,6 +15,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from extproc.answers import Filling, Told
 from extproc.limits import Hold
 
 PICO_USD_PER_USD = 10**12  # prices of 1e-6 USD per million tokens stay whole numbers
@@ -289,7 +290,8 @@ class LogEntry(msgspec.Struct, frozen=True, gc=False):
     """One access-log entry of a planned call, as Envoy wrote it.
 
     Times are milliseconds, None where that never happened.
-    `usage` is the fragment the response probe kept; `events` and `done` are what it saw.
+    `usage` is the fragment the response probe kept; `events` and `done` are what it saw. `answer`
+    is all of a whole answer that was to be kept, `answer_form` json or sse; else both are empty.
     """
 
     record: str
@@ -309,6 +311,8 @@ class LogEntry(msgspec.Struct, frozen=True, gc=False):
     events: int
     done: bool
     first_downstream_tx_ms: float | None = None
+    answer: bytes = b""
+    answer_form: str = ""
 
 
 class FailedAttempt(msgspec.Struct, frozen=True, gc=False):
@@ -329,7 +333,8 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     """One ledger row: a call that was planned, and what it came to.
 
     Times are unix milliseconds and durations milliseconds; cost is None when no price is known.
-    `retried` names the providers of the attempts before the last, in order.
+    `retried` names the providers of the attempts before the last, in order. `cache` is `hit` or
+    `collapsed` where a kept answer was told, of `provider` and `served_model` at the time.
     """
 
     id: str
@@ -353,6 +358,7 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     response_bytes: int
     flags: str
     retried: tuple[str, ...] = ()
+    cache: Told = ""
 
 
 class Continue(msgspec.Struct, frozen=True, gc=False):
@@ -373,8 +379,10 @@ class Forward(msgspec.Struct, frozen=True, gc=False):
     model_span: Span  # in the body as forwarded
     strip_usage: bool
     body_bytes: int
-    headers: tuple[tuple[str, bytes], ...] = ()  # for the answer: the caller's limits
+    headers: tuple[tuple[str, bytes], ...] = ()  # for the answer: limits, what the cache did
     hold: Hold | None = None
+    filling: Filling | None = None  # where the answer is to be kept, if it weighs no more than
+    keep_bytes: int = 0  # this
 
 
 class Reply(msgspec.Struct, frozen=True, gc=False):
@@ -383,6 +391,3 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
     status: int
     body: bytes
     headers: tuple[tuple[str, bytes], ...] = ()
-
-
-Action: TypeAlias = Continue | Forward | Reply

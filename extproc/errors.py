@@ -41,6 +41,7 @@ KINDS: Final[dict[str, Kind]] = {
     "no_healthy_provider": Kind(503, "server_error", "overloaded_error"),
     "store_unavailable": Kind(503, "server_error", "api_error"),
     "gateway_unavailable": Kind(503, "server_error", "api_error"),
+    "not_cached": Kind(504, "invalid_request_error", "invalid_request_error"),
     "upstream_timeout": Kind(504, "server_error", "api_error"),
 }
 

@@ -14,8 +14,9 @@ from typing import Any, Final
 
 from extproc.domain import PICO_USD_PER_USD, Head, KeyRecord, Principal, Target
 from extproc.errors import Denied
+from extproc.gateway import Gateway, Identified, Planned, reservation
 from extproc.limits import US_PER_S, Standing, Unit
-from extproc.pipeline import Gateway, Identified, endpoint_of, read, reservation, strictly
+from extproc.pipeline import endpoint_of, read, strictly
 from extproc.policies import quota, routing
 from extproc.policies.auth import ANONYMOUS
 from extproc.policies.filters import Ask
@@ -102,7 +103,8 @@ async def _explain(
         "first_byte_ms": plan.first_byte_ms,
     }
     told["expected_cost_usd"] = _usd(expected_pico_usd(plan.attempts[0], ask))
-    asked = reservation(who, gateway.estimator, CALL_ID, call, plan, body)
+    planned = Planned(CALL_ID, who, call, plan, body)
+    asked = reservation(gateway.estimator, planned)
     if asked is None:
         told["limits"] = []
         return

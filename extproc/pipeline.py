@@ -6,12 +6,18 @@ Knows: policies and ports. Must not know: protobuf, transports or where state is
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
-import msgspec
+from msgspec.structs import replace
 
+from extproc.answers import OVERHEAD_BYTES, STATUS_HEADER, Miss
+from extproc.cache_flow import (
+    Patience,
+    abandon,
+    consult,
+    fill,
+    filling_of,
+)
 from extproc.dialects import anthropic, openai
 from extproc.dialects.directions import DIRECTIONS
 from extproc.domain import (
@@ -32,18 +38,15 @@ from extproc.domain import (
     Reply,
 )
 from extproc.errors import Denied
-from extproc.limits import Ask, Grant, Settlement
+from extproc.gateway import Gateway, Hit, Identified, Planned, reserve
+from extproc.limits import Settlement
 from extproc.policies import models, routing, strictness
-from extproc.policies.client_ip import client_address
 from extproc.policies.cooling import cool_s
-from extproc.policies.estimate import Estimator
 from extproc.policies.health import Health, is_failure
-from extproc.policies.reserve import ask_for, subjects_of
 from extproc.policies.trace import read as read_trace
-from extproc.ports import Identify, Ledger, Observer, Tracer
-from extproc.record import Foreign, decode
+from extproc.record import Foreign, Record, decode
 from extproc.settlement import settle as settle_entry
-from extproc.settlement import settlement_of
+from extproc.settlement import settle_told, settlement_of
 from extproc.snapshot import Snapshot
 
 TIMED_OUT: Final = "upstream_request_timeout"  # Envoy's flag of the limit of all attempts
@@ -52,39 +55,6 @@ DIALECTS: Final = {"anthropic": anthropic, "openai": openai}
 VERSION_HEADER: Final = "anthropic-version"
 # What is kept of a client's choosing, but for what looks like a key: ids are stored and logged.
 REQUEST_ID: Final = re.compile(r"(?!sk[-_]|eyJ)[A-Za-z0-9._-]{1,128}")
-
-NO_GRANT: Final = Grant(0, ())
-
-
-@dataclass(slots=True)
-class Gateway:
-    """What every call needs; `snapshot` is replaced whole on reload.
-
-    `clock` is unix seconds, `steady` seconds that never jump, `new_id` gives unguessable ids,
-    `draw` is uniform in [0, 1).
-    """
-
-    snapshot: Snapshot
-    identity: Identify
-    observer: Observer
-    ledger: Ledger
-    estimator: Estimator
-    health: Health
-    clock: Callable[[], float]
-    steady: Callable[[], float]
-    new_id: Callable[[], str]
-    draw: Callable[[], float]
-    tracer: Tracer | None = None  # None: nobody asked for spans
-
-
-class Identified(msgspec.Struct, frozen=True, gc=False):
-    """A caller at an endpoint, before the body is read."""
-
-    head: Head
-    endpoint: Endpoint
-    principal: Principal
-    request_id: str
-    snapshot: Snapshot
 
 
 def request_id_of(gateway: Gateway, head: Head) -> str:
@@ -154,11 +124,23 @@ def read(identified: Identified, body: bytes) -> Call:
     return call
 
 
-async def admit(gateway: Gateway, identified: Identified, body: bytes) -> Forward:
-    """Decide on the whole call: read it, plan it, rewrite it. Raises Denied."""
+async def _as_long_as_it_takes(_seconds: float) -> None:
+    """Ask nobody for time."""
+
+
+async def admit(
+    gateway: Gateway,
+    identified: Identified,
+    body: bytes,
+    patience: Patience = _as_long_as_it_takes,
+) -> Forward | Hit:
+    """Decide on the whole call: read it, plan it, look it up, rewrite it. Raises Denied.
+
+    `patience` asks the caller for that many seconds from now; it is awaited where more than a
+    store's answer is waited for.
+    """
     snapshot = identified.snapshot
     call = read(identified, body)
-    dialect = DIALECTS[identified.endpoint.dialect]
     principal = identified.principal
     ask = routing.ask_for(
         snapshot,
@@ -172,25 +154,48 @@ async def admit(gateway: Gateway, identified: Identified, body: bytes) -> Forwar
     )
     plan = routing.plan(snapshot, identified.head, ask)
     plan = strictly(snapshot, call, plan, body)
-    call_id = gateway.new_id()
-    asked = reservation(identified, gateway.estimator, call_id, call, plan, body)
-    grant = NO_GRANT if asked is None else await gateway.ledger.admit(asked)
+    planned = Planned(gateway.new_id(), identified, call, plan, body)
+    # After all that may forbid the call, because an answer is no less than the call itself; before
+    # the limits, because a kept answer takes only a request of them.
+    found = await consult(gateway, planned, patience)
+    if isinstance(found, Hit):
+        return found
+    try:
+        return await _forward(gateway, planned, found)
+    except BaseException:
+        abandon(gateway, found, planned.id)
+        raise
+
+
+async def _forward(gateway: Gateway, planned: Planned, miss: Miss) -> Forward:
+    """Reserve what the call may take and rewrite it. Raises Denied."""
+    waited_ms = miss.waited_ms
+    if waited_ms is not None:
+        planned = replace(planned, plan=routing.later(planned.plan, waited_ms))
+    grant = await reserve(gateway, planned, waited=waited_ms is not None)
+    identified, call, plan, body = planned.identified, planned.call, planned.plan, planned.body
+    dialect = DIALECTS[identified.endpoint.dialect]
     try:
         rewritten = dialect.rewrite(body, call, plan.attempts[0].model, grant.output or None)
     except BaseException:  # a bug must not hold a slot for the length of a lease
-        gateway.ledger.settle(Settlement(call_id, (0, 0, 0), certain=True, hold=grant.hold))
+        gateway.ledger.settle(Settlement(planned.id, (0, 0, 0), certain=True, hold=grant.hold))
         raise
+    headers = grant.headers
+    if miss.status:
+        headers += ((STATUS_HEADER, miss.status),)
     return Forward(
         plan=plan,
         call=call,
-        principal=principal,
-        id=call_id,
+        principal=identified.principal,
+        id=planned.id,
         body=rewritten.body,
         model_span=rewritten.model_span,
         strip_usage=rewritten.strip_usage,
         body_bytes=len(body),
-        headers=grant.headers,
+        headers=headers,
         hold=grant.hold,
+        filling=filling_of(miss, call, grant.output),
+        keep_bytes=identified.snapshot.cache.max_entry_bytes - OVERHEAD_BYTES,
     )
 
 
@@ -202,35 +207,6 @@ def strictly(snapshot: Snapshot, call: Call, plan: Plan, body: bytes) -> Plan:
     return strictness.enforce(plan, caller, lambda: DIRECTIONS[caller].request(body, "").lossy)
 
 
-def reservation(  # noqa: PLR0917 (one call's facts)
-    identified: Identified,
-    estimator: Estimator,
-    call_id: str,
-    call: Call,
-    plan: Plan,
-    body: bytes,
-) -> Ask | None:
-    """Return what a planned call asks of its limits, None where nothing limits the caller."""
-    snapshot, principal = identified.snapshot, identified.principal
-    tier = snapshot.tiers[principal.tier]
-    if not tier.scopes:
-        return None
-    address = ""
-    if tier.by_address:
-        address = client_address(identified.head.headers, snapshot.trusted_hops)
-    return ask_for(
-        call_id,
-        subjects_of(tier, principal, address),
-        tier,
-        call,
-        plan.attempts,
-        prompt_tokens=estimator.reserve_input(call.model, call.text_bytes),
-        usual_output=snapshot.models[call.model].max_output_tokens,
-        timeout_ms=plan.timeout_ms,
-        may_keep_an_hour=lambda: anthropic.may_keep_an_hour(body),
-    )
-
-
 def settle(gateway: Gateway, entry: LogEntry) -> Outcome | None:
     """Bill one finished exchange; None when its record is not ours to read."""
     try:
@@ -238,14 +214,24 @@ def settle(gateway: Gateway, entry: LogEntry) -> Outcome | None:
     except Foreign:
         gateway.observer.store_error("accesslog", "decode")
         return None
+    if record.told:
+        outcome = settle_told(entry, record)
+        _tell(gateway, record, outcome)
+        return outcome
     outcome = settle_entry(entry, record, gateway.estimator)
     gateway.ledger.settle(settlement_of(outcome, record))
+    if record.filling is not None:
+        fill(gateway, record, entry, outcome)
     kind = "streaming" if outcome.stream else _TIMEOUT_KIND.get(outcome.endpoint, "completion")
     _learn(gateway.health, outcome, gateway.snapshot.timeout_ms[kind], gateway.steady())
+    _tell(gateway, record, outcome)
+    return outcome
+
+
+def _tell(gateway: Gateway, record: Record, outcome: Outcome) -> None:
     gateway.observer.settled(outcome)
     if gateway.tracer is not None and (trace := read_trace(record.trace)) is not None:
         gateway.tracer.settled(trace, outcome)
-    return outcome
 
 
 def attempt_failed(gateway: Gateway, attempt: FailedAttempt) -> None:

@@ -5,9 +5,9 @@ Knows: domain values. Must not know: any implementation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from extproc.answers import End, Entry, Landing
 from extproc.domain import Outcome, Principal, Trace
@@ -96,14 +96,20 @@ class ResponseCache(Protocol):
         """
 
 
+Waits: TypeAlias = Callable[[], Awaitable[None]]
+
+
 class Coalescing(Protocol):
     """Have one of identical concurrent calls go upstream. Failure mode: each goes itself."""
 
-    async def join(self, key: bytes, call_id: str, *, lease_s: float, patience_s: float) -> Landing:
-        """Return another call's answer, or what to do without one; never raises.
+    async def join(
+        self, key: bytes, call_id: str, *, lease_s: float, patience_s: float, waits: Waits
+    ) -> Landing:
+        """Return another call's answer, or what to do without one.
 
-        Waits for `patience_s` at most. `lease_s` is how long the call may take, if it is to lead,
-        until its log entry has come. Where a call leads, `finish` is owed whatever becomes of it.
+        Waits for `patience_s` at most; `waits` is awaited each time a wait begins, and only what it
+        raises is raised. `lease_s` is how long the call may take, if it is to lead, until its log
+        entry has come. Where a call leads, `finish` is owed whatever becomes of it.
         """
 
     def finish(self, key: bytes, call_id: str, end: Entry | End) -> None:
@@ -125,6 +131,10 @@ class Observer(Protocol):
     def store_error(self, store: str, op: str) -> None: ...
 
     def limited(self, limit: str) -> None: ...
+
+    def looked_up(self, result: str) -> None: ...
+
+    def kept(self, result: str) -> None: ...
 
 
 class Tracer(Protocol):
@@ -165,3 +175,9 @@ class SilentObserver:
 
     def limited(self, limit: str) -> None:
         """Ignore a limit that was hit."""
+
+    def looked_up(self, result: str) -> None:
+        """Ignore what a call found in the cache."""
+
+    def kept(self, result: str) -> None:
+        """Ignore whether an answer is kept."""

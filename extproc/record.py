@@ -11,7 +11,9 @@ from typing import Annotated
 
 import msgspec
 
+from extproc.answers import Filling, Told
 from extproc.domain import Forward, Price, Target, once
+from extproc.gateway import Hit
 from extproc.limits import Hold
 
 
@@ -46,6 +48,8 @@ class Record(msgspec.Struct, array_like=True, frozen=True):
     stream: bool
     attempts: Annotated[list[Attempt], msgspec.Meta(min_length=1)]
     hold: Hold | None = None  # where the ledger does not keep it itself
+    filling: Filling | None = None  # where the answer is to be kept
+    told: Told = ""  # where a kept answer was told, by the one attempt that is listed
 
 
 _decoder = msgspec.json.Decoder(Record)
@@ -76,9 +80,31 @@ def encode(forward: Forward, trace: str = "") -> bytes:
         call.stream,
         forward.plan.attempts,
     )
-    if forward.hold is not None:
+    if forward.filling is not None:
+        hold = _encode(forward.hold)
+        shared = b"%b,%b,%b]" % (shared[:-1], hold, _encode(forward.filling))
+    elif forward.hold is not None:
         shared = b"%b,%b]" % (shared[:-1], _encode(forward.hold))
     return b'[%b,%d,"%b",%b' % (_encode(forward.id), call.text_bytes, trace.encode(), shared)
+
+
+def encode_hit(hit: Hit, trace: str = "") -> bytes:
+    """Write the record of a call that a kept answer was told to."""
+    call, principal, entry = hit.call, hit.principal, hit.entry
+    return _encode(
+        Record(
+            id=hit.id,
+            prompt_bytes=call.text_bytes,
+            trace=trace,
+            tenant=principal.tenant,
+            key_id=principal.key_id,
+            endpoint=call.endpoint.name,
+            model=call.model,
+            stream=call.stream,
+            attempts=[Attempt(entry.provider, entry.served_model, None)],
+            told=hit.told,
+        )
+    )
 
 
 @lru_cache(maxsize=4096)  # keys by models by orders of their targets; a miss costs 5 us

@@ -284,6 +284,11 @@ class Timeouts(_Section):
     first_token: Seconds
     idle: Seconds
 
+    @property
+    def silence_s(self) -> float:
+        """Return the silence that ends a stream; never less than a plain answer may take."""
+        return max(self.idle, self.completion + 1, self.embedding + 1)
+
 
 class BreakerConfig(_Section):
     failures: Annotated[int, Field(ge=1, le=1000)]

@@ -12,6 +12,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from extproc.schema_fields import Name, Seconds, SecretRef, Section
 
+MAX_ENTRY_BYTES = 16 * 1024 * 1024  # it travels as one message, and Envoy has it in memory thrice
+
 
 class CacheTerms(Section):
     """What a tier or a key has otherwise than the whole cache."""
@@ -43,7 +45,7 @@ class Cache(Section):
     ttl: Seconds
     idle: Seconds
     max_bytes: Annotated[int, Field(ge=1_048_576)]
-    max_entry_bytes: Annotated[int, Field(ge=1024)]
+    max_entry_bytes: Annotated[int, Field(ge=1024, le=MAX_ENTRY_BYTES)]
     embeddings_ttl: Seconds
     scope: Literal["tenant", "key", "shared"]
     tool_calls: bool  # keep answers that ask the caller to call tools

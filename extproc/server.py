@@ -30,10 +30,10 @@ from extproc.admin.server import start as start_admin
 from extproc.caching import cache_secret
 from extproc.domain import Head
 from extproc.explain import explain, principal_of
+from extproc.gateway import Gateway
 from extproc.identity import Authenticator
 from extproc.inflight import InFlight
 from extproc.keyring import Keyring, open_key_store
-from extproc.pipeline import Gateway
 from extproc.places import Places
 from extproc.policies.breaker import Rules
 from extproc.policies.estimate import Estimator
@@ -44,6 +44,7 @@ from extproc.snapshot import compile_snapshot
 from extproc.stores.journal import Journal
 from extproc.stores.keys import KeyStore
 from extproc.stores.memory import MemoryLedger
+from extproc.stores.open_answers import AnswerStores
 from extproc.stores.redis_ledger import RedisLedger
 from extproc.stores.usage_log import SqliteUsageLog
 from extproc.telemetry.metrics import Metrics
@@ -112,6 +113,9 @@ class Server:
         self.metrics.watch_breakers(health.worst)
         self._ledger = self._open_ledger()
         await self._ledger.start()
+        self._answers = AnswerStores.of(config, self.metrics)
+        if self._answers is not None:
+            await self._answers.start()
         self._tracing = self._open_tracing()
         gateway = Gateway(
             snapshot=compile_snapshot(config, time.time(), cache_secret(config.cache, self._env)),
@@ -125,8 +129,10 @@ class Server:
             new_id=partial(_new_id, 0 if worker is None else worker.number),
             draw=random.random,
             tracer=self._tracing,
+            caching=self._answers.caching if self._answers is not None else None,
         )
-        limit = config.server.max_request_bytes
+        # A message is one body, or a batch of log entries that ends with one answer that is kept.
+        limit = max(config.server.max_request_bytes, config.cache.max_entry_bytes)
         streams = Processor(gateway, self._inflight)
         logs = AccessLog(gateway, self._usage_log, self._inflight)
         self._transport: Transport
@@ -185,6 +191,8 @@ class Server:
         await asyncio.to_thread(self._usage_log.close)
         await self._keys.close()
         await self._ledger.close()
+        if self._answers is not None:
+            await self._answers.close()
         if self._tracing is not None:
             await asyncio.to_thread(self._tracing.close)
         await self._admin.close()
@@ -252,6 +260,8 @@ class Server:
 
     async def _housekeeping(self) -> None:
         await asyncio.sleep(HOUSEKEEPING_S)
+        if self._answers is not None:
+            self._answers.sweep()
         if self._ledger.sweep():
             self.metrics.store_error("ledger", "expired")
         try:

@@ -6,8 +6,10 @@ Knows: the wire codec, the order of messages and the pipeline. Must not know: gR
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
+from math import ceil
 from time import perf_counter
-from typing import Final
+from typing import Final, TypeAlias
 
 from msgspec.structs import replace
 
@@ -15,10 +17,9 @@ from extproc import record, wire
 from extproc.domain import ENDPOINTS, MODELS_PATH, Dialect, Reply, Trace
 from extproc.errors import Denied, render
 from extproc.exchange import Event, OutOfOrder, State, advance
+from extproc.gateway import Gateway, Hit, Identified
 from extproc.inflight import InFlight
 from extproc.pipeline import (
-    Gateway,
-    Identified,
     admit,
     dialect_of,
     greet,
@@ -30,6 +31,15 @@ from extproc.upstream import State as Attempt
 from extproc.upstream import Translation
 
 log: Final = logging.getLogger(__name__)
+
+
+READING_S: Final = 60.0  # how long a client may take to read a kept answer
+
+Say: TypeAlias = Callable[[bytes], Awaitable[None]]
+
+
+async def _to_nobody(_message: bytes) -> None:
+    """Say it to nobody."""
 
 
 class ProtocolError(Exception):
@@ -73,8 +83,11 @@ class Exchange:
             return self._translation.state is Attempt.ENDED
         return self._state is State.ENDED
 
-    async def receive(self, raw: bytes) -> bytes:
-        """Answer one message. Raises ProtocolError."""
+    async def receive(self, raw: bytes, say: Say = _to_nobody) -> bytes:
+        """Answer one message. Raises ProtocolError.
+
+        What is given to `say` goes to the peer before the answer.
+        """
         if self._translation is not None:
             return self._translate(self._translation, raw)
         started = perf_counter()
@@ -95,7 +108,7 @@ class Exchange:
                 reply = await self._headers(message)
                 self._gateway.observer.admission("headers", perf_counter() - started)
             else:
-                reply = await self._body(message.body)
+                reply = await self._body(message.body, say)
                 self._gateway.observer.admission("body", perf_counter() - started)
         except Denied as denied:
             return self._refuse(denied)
@@ -132,18 +145,24 @@ class Exchange:
             greeting = replace(greeting, set_headers=(*greeting.set_headers, header))
         return wire.encode_continue(greeting)
 
-    async def _body(self, body: bytes) -> bytes:
+    async def _body(self, body: bytes, say: Say) -> bytes:
         identified = self._identified
         assert identified is not None
-        forward = await admit(self._gateway, identified, body)
         gateway = self._gateway
-        arrived = gateway.health.planned(forward.plan.attempts, gateway.steady())
-        self._inflight.add(
-            forward.id, gateway.clock() + forward.plan.timeout_ms / 1000, ended=arrived
-        )
-        if self._trace is not None and self._gateway.tracer is not None:
-            self._gateway.tracer.admitted(self._trace, self._began, self._gateway.clock())
-        return wire.encode_forward(forward, record.encode(forward, written(self._trace)))
+
+        async def patience(seconds: float) -> None:
+            await say(wire.encode_patience(ceil(seconds)))
+
+        decided = await admit(gateway, identified, body, patience)
+        if self._trace is not None and gateway.tracer is not None:
+            gateway.tracer.admitted(self._trace, self._began, gateway.clock())
+        if isinstance(decided, Hit):
+            self._inflight.add(decided.id, gateway.clock() + READING_S)
+            return wire.encode_hit(decided, record.encode_hit(decided, written(self._trace)))
+        plan = decided.plan
+        arrived = gateway.health.planned(plan.attempts, gateway.steady())
+        self._inflight.add(decided.id, gateway.clock() + plan.timeout_ms / 1000, ended=arrived)
+        return wire.encode_forward(decided, record.encode(decided, written(self._trace)))
 
     def _translate(self, translation: Translation, raw: bytes) -> bytes:
         try:

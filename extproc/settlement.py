@@ -23,6 +23,7 @@ ERRORS: Final = int(HTTPStatus.BAD_REQUEST)  # from here on
 SERVER_ERRORS: Final = int(HTTPStatus.INTERNAL_SERVER_ERROR)  # and from here on
 NOT_THE_CALLERS: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
 CERTAIN: Final = frozenset({UsageSource.PROVIDER, UsageSource.NONE})
+CLIENT_LEFT: Final = "downstream_connection_termination"  # Envoy's flag
 NOTHING: Final = Usage(0, 0, 0, UsageSource.NONE)
 
 
@@ -54,6 +55,35 @@ def settle(entry: LogEntry, record: Record, estimator: Estimator) -> Outcome:
         response_bytes=entry.response_bytes,
         flags=",".join(entry.flags),
         retried=_retried(entry, record) if entry.attempts > 1 else (),
+    )
+
+
+def settle_told(entry: LogEntry, record: Record) -> Outcome:
+    """Return the row of a call that a kept answer was told to: a request, and nothing used."""
+    attempt = record.attempts[0]
+    return Outcome(
+        id=record.id,
+        request_id=entry.request_id,
+        time_ms=entry.start_ms,
+        tenant=record.tenant,
+        key_id=record.key_id,
+        endpoint=record.endpoint,
+        model=record.model,
+        provider=attempt.provider,
+        served_model=attempt.model,
+        stream=record.stream,
+        status=entry.status,
+        # The whole answer was handed over at once; if the client left, some of it was in vain.
+        ended=Ended.PARTIAL if CLIENT_LEFT in entry.flags else Ended.FINISHED,
+        usage=NOTHING,
+        cost_pico_usd=0,
+        attempts=0,
+        duration_ms=round(entry.duration_ms),
+        ttft_ms=None,
+        request_bytes=entry.request_bytes,
+        response_bytes=entry.response_bytes,
+        flags=",".join(entry.flags),
+        cache=record.told,
     )
 
 

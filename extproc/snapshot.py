@@ -18,6 +18,7 @@ from extproc.limits import Tier
 from extproc.schema import Config, Prices, TargetConfig, TierPrices
 from extproc.tiers import compile_tiers
 
+SILENCE_MARGIN_S = 1.0  # of what Envoy allows: a reply that came later would be in vain
 _ENDPOINTS = ("chat", "completions", "embeddings", "responses")
 _PICO_USD_PER_TOKEN = PICO_USD_PER_USD // 1_000_000  # of 1 USD per million tokens
 # Of the input's price, for five minutes and for an hour. Others write for the input's, or say so.
@@ -37,6 +38,7 @@ class Snapshot:
     trusted_hops: int
     first_token_ms: int = 20_000
     cache: Policy = OFF
+    wait_ms: int = 60_000  # for another call's answer: Envoy ends a request that is silent longer
 
 
 def compile_snapshot(config: Config, now: float, cache_secret: bytes = b"") -> Snapshot:
@@ -83,6 +85,7 @@ def compile_snapshot(config: Config, now: float, cache_secret: bytes = b"") -> S
         first_token_ms=max(1, round(timeouts.first_token * 1000)),
         tiers=compile_tiers(config),
         trusted_hops=config.server.trusted_hops,
+        wait_ms=max(1, round((timeouts.silence_s - SILENCE_MARGIN_S) * 1000)),
         cache=compile_cache(config, cache_secret),
     )
 

@@ -7,7 +7,7 @@ Source: envoy.service.ext_proc.v3 and envoy.data.accesslog.v3 (extproc/pb/*.prot
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Final
@@ -28,7 +28,9 @@ from extproc.domain import (
     once,
     provider_of,
 )
+from extproc.gateway import Hit
 from extproc.pb import als_pb2, core_pb2, ext_proc_pb2
+from extproc.wire_struct import fields_of, text_of
 
 OVERWRITE: Final = core_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 MODEL_HEADER: Final = "x-upstream-model"  # on every attempt's request: its target's name
@@ -39,6 +41,7 @@ SERVED: Final = b"llm.served"  # the model's name at the provider, for the respo
 LIMITS: Final = b"llm.limits"  # for the route, which puts them on the answer as headers
 CALL_NAMESPACE: Final = CALL.decode()
 STREAM_NAMESPACE: Final = "llm.stream"  # dynamic metadata Envoy's response probe writes
+ANSWER_NAMESPACE: Final = "llm.answer"  # and this, of answers that are to be kept
 _CONTINUE_HEADERS: Final = ext_proc_pb2.ProcessingResponse(
     request_headers=ext_proc_pb2.HeadersResponse()
 ).SerializeToString()
@@ -124,6 +127,17 @@ def encode_reply(reply: Reply) -> bytes:
     return response.SerializeToString()
 
 
+def encode_hit(hit: Hit, record: bytes) -> bytes:
+    """Tell the client a kept answer; `record` is for settlement, as `encode_forward` says."""
+    metadata = _struct(CALL, _string(b"record", record))
+    return encode_reply(hit.reply) + _DYNAMIC_METADATA_TAG + _sized(metadata)
+
+
+def encode_patience(seconds: int) -> bytes:
+    """Ask Envoy to wait so long from now for the reply to its last message."""
+    return _message(10, b"\x08" + _varint(seconds))  # override_message_timeout, a Duration
+
+
 def encode_forward(forward: Forward, record: bytes) -> bytes:
     """Send the call upstream: the plan and `record` as metadata, retries and timeout as headers.
 
@@ -137,6 +151,8 @@ def encode_forward(forward: Forward, record: bytes) -> bytes:
     if renames:
         span = forward.model_span
         call += _number(b"model_start", span.start) + _number(b"model_stop", span.stop)
+    if forward.filling is not None:
+        call += _number(b"keep_bytes", forward.keep_bytes)
     metadata = route + _struct(CALL, call + _string(b"record", record))
     if forward.headers:
         limits = [_string(_name(name), value) for name, value in forward.headers]
@@ -309,6 +325,7 @@ def log_entries(raw: bytes) -> Iterator[LogEntry | FailedAttempt]:
         if "record" not in call:
             continue
         probe = fields_of(metadata[STREAM_NAMESPACE]) if STREAM_NAMESPACE in metadata else {}
+        kept = fields_of(metadata[ANSWER_NAMESPACE]) if ANSWER_NAMESPACE in metadata else {}
         request, response, start = entry.request, entry.response, common.start_time
         yield LogEntry(
             record=text_of(call, "record"),
@@ -328,26 +345,9 @@ def log_entries(raw: bytes) -> Iterator[LogEntry | FailedAttempt]:
             events=int(_measured(probe, "events") or 0),
             done=probe["done"].bool_value if "done" in probe else False,
             first_downstream_tx_ms=_duration_ms(common, "time_to_first_downstream_tx_byte"),
+            answer=kept["body"].string_value if "body" in kept else b"",
+            answer_form=text_of(kept, "form"),
         )
-
-
-def fields_of(raw: bytes) -> Mapping[str, Any]:
-    """Read the members of a google.protobuf.Struct; none where it is not one."""
-    struct = core_pb2.Struct()
-    try:
-        struct.ParseFromString(raw)
-    except DecodeError:
-        return {}
-    fields: Mapping[str, Any] = struct.fields
-    return fields
-
-
-def text_of(fields: Mapping[str, Any], name: str) -> str:
-    """Return a member that is text, empty where there is none; what is not UTF-8 is replaced."""
-    if name not in fields:
-        return ""
-    text: bytes = fields[name].string_value
-    return text.decode("utf-8", "replace")
 
 
 def _failed_attempt(entry: Any) -> FailedAttempt:

@@ -12,7 +12,8 @@ from typing import Any, Final
 from google.protobuf.message import DecodeError
 
 from extproc.pb import ext_proc_pb2, processing_mode_pb2
-from extproc.wire import Malformed, fields_of, set_headers, text_of
+from extproc.wire import Malformed, set_headers
+from extproc.wire_struct import fields_of, text_of
 
 _ATTRIBUTES: Final = "envoy.filters.http.ext_proc"
 _SERVED: Final = "llm.served"

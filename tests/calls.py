@@ -18,6 +18,7 @@ from envoy_data_plane.envoy.service.ext_proc.v3 import (
     ProcessingResponse,
 )
 
+from extproc.cache_policy import OFF, Policy
 from extproc.dialects import openai
 from extproc.domain import (
     ENDPOINTS,
@@ -31,8 +32,8 @@ from extproc.domain import (
     Span,
     Target,
 )
+from extproc.gateway import Gateway
 from extproc.limits import UNLIMITED, Tier
-from extproc.pipeline import Gateway
 from extproc.policies.estimate import Estimator
 from extproc.policies.health import Health
 from extproc.ports import SilentObserver, Unlimited
@@ -51,7 +52,13 @@ def target(provider: str, model: str = "m", weight: int = 1, **more: Any) -> Tar
     return Target(provider, model, weight, more.pop("price", PRICE), **more)
 
 
-def snapshot(*models: Model, max_request_bytes: int = 4096, tier: Tier = UNLIMITED) -> Snapshot:
+def snapshot(
+    *models: Model,
+    max_request_bytes: int = 4096,
+    tier: Tier = UNLIMITED,
+    cache: Policy = OFF,
+    wait_ms: int = 60_000,
+) -> Snapshot:
     """Build a snapshot of the models, of one called `small` where none is given."""
     models = models or (Model("small", "priority", (target("openai", "gpt-4o-mini"),)),)
     return Snapshot(
@@ -61,6 +68,8 @@ def snapshot(*models: Model, max_request_bytes: int = 4096, tier: Tier = UNLIMIT
         started_at=int(NOW),
         tiers={"free": tier},
         trusted_hops=0,
+        cache=cache,
+        wait_ms=wait_ms,
     )
 
 

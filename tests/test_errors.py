@@ -28,6 +28,7 @@ STATUS = {
     "no_healthy_provider": 503,
     "store_unavailable": 503,
     "gateway_unavailable": 503,
+    "not_cached": 504,
     "upstream_timeout": 504,
 }
 OPENAI_TYPES = {

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from extproc.domain import FailedAttempt, Forward, LogEntry
-from extproc.pipeline import Gateway, attempt_failed, settle
+from extproc.gateway import Gateway
+from extproc.pipeline import attempt_failed, settle
 from extproc.policies.breaker import Rules
 from extproc.policies.health import Health, TargetHealth
 from extproc.record import encode

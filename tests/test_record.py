@@ -8,10 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.domain import Price, Principal, once
+from extproc.answers import Filling, Told
+from extproc.domain import Price, Principal, Reply, once
+from extproc.gateway import Hit
 from extproc.limits import Hold
-from extproc.record import Attempt, Foreign, Record, decode, encode, price_of
+from extproc.record import Attempt, Foreign, Record, decode, encode, encode_hit, price_of
 from tests.calls import call, forward, target
+from tests.kept import entry
 
 AMOUNTS = st.integers(0, 2**62)
 WRITES = st.none() | AMOUNTS
@@ -42,6 +45,29 @@ def test_a_record_comes_back_as_it_was(
     assert [(a.provider, a.model, price_of(a)) for a in record.attempts] == [
         (t.provider, t.model, t.price) for t in once(planned.plan.attempts)
     ]
+
+
+@given(st.binary(min_size=32, max_size=32), st.integers(1, 2**40), st.booleans(), st.booleans())
+def test_what_keeping_an_answer_takes_comes_back(
+    digest: bytes, ttl_ms: int, leads: bool, bounded: bool
+) -> None:
+    filling = Filling(digest, ttl_ms, leads, bounded)
+    hold = Hold((("key:k", 3),), (1, 2, 3), (4, 5, 6))
+    for held in (None, hold):
+        record = decode(encode(forward(filling=filling, hold=held)).decode())
+        assert (record.filling, record.hold, record.told) == (filling, held, "")
+
+
+@given(st.text(), st.text(), st.sampled_from(["hit", "collapsed"]))
+def test_a_told_answers_record_names_who_once_gave_it(
+    provider: str, served: str, how: Told
+) -> None:
+    kept = entry(0, provider=provider, served_model=served)
+    hit = Hit("id-1", Principal("acme", "key_1", "free"), call(), kept, how, Reply(200, b""))
+    record = decode(encode_hit(hit, "ab" * 32).decode())
+    assert (record.id, record.tenant, record.key_id, record.told) == ("id-1", "acme", "key_1", how)
+    assert record.attempts == [Attempt(provider, served, None)]
+    assert (record.model, record.endpoint, record.trace) == ("small", "chat", "ab" * 32)
 
 
 def test_a_record_is_one_short_line() -> None:

@@ -77,6 +77,30 @@ BARE = LogEntry(
 )
 
 
+@pytest.mark.parametrize(
+    ("kept", "body", "form"),
+    [
+        pytest.param({"body": "{}", "form": "json"}, b"{}", "json", id="a document"),
+        pytest.param(
+            {"body": "data: é\n\n", "form": "sse"}, b"data: \xc3\xa9\n\n", "sse", id="a stream"
+        ),
+        pytest.param({"form": "sse"}, b"", "sse", id="no body"),
+        pytest.param({"body": 7.0}, b"", "", id="another type"),
+    ],
+)
+def test_an_answer_that_is_to_be_kept(kept: dict[str, Any], body: bytes, form: str) -> None:
+    (found,) = read(entry({"llm.call": {"record": "r"}, "llm.answer": kept}))
+    assert (found.answer, found.answer_form) == (body, form)
+
+
+def test_an_answer_need_not_be_text() -> None:
+    """What a provider sends is bytes; that it is UTF-8 is for whoever reads it to see."""
+    raw = message(entry({"llm.call": {"record": "r"}, "llm.answer": {"body": "{??}"}}))
+    (found,) = wire.log_entries(raw.replace(b"{??}", b"{\xff\xfe}"))
+    assert isinstance(found, LogEntry)
+    assert found.answer == b"{\xff\xfe}"
+
+
 def test_a_full_entry_of_envoy_is_read() -> None:
     probe = {"ttfc_ms": 12.5, "usage": '{"usage":{}}', "events": 42, "done": True}
     full = entry(

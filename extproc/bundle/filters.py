@@ -37,13 +37,16 @@ from extproc.schema import Server
 DECIDE: Final = "llm-edge.decide"
 PROBE: Final = "llm-edge.probe"
 MESSAGE_TIMEOUT_S: Final = 5.0  # the default, 200 ms, is a garbage collection away
+# What the processor may ask for instead, for a call that waits for another's answer.
+MAX_MESSAGE_TIMEOUT_S: Final = 3600.0  # the most that Envoy takes
 _LUA: Final = Path(__file__).with_name("lua")
 
 
-def lua(name: str, constants: Mapping[str, str] | None = None) -> Lua:
-    """Return one of the scripts beside this file as a filter, with constants set before it."""
+def lua(*names: str, constants: Mapping[str, str] | None = None) -> Lua:
+    """Return scripts beside this file, in order, as one filter, with constants set before them."""
     lines = [f"local {key} = {_quoted(value)}\n" for key, value in (constants or {}).items()]
-    return Lua(default_source_code=inline("".join(lines) + _LUA.joinpath(name).read_text()))
+    scripts = [_LUA.joinpath(name).read_text() for name in names]
+    return Lua(default_source_code=inline("".join([*lines, *scripts])))
 
 
 def _quoted(value: str) -> str:
@@ -62,7 +65,7 @@ def http_filters(server: Server) -> list[HttpFilter]:
         # Before all that acts, because nothing may act on a request nobody has vouched for.
         http_filter(DECIDE, _decide(server.workers)),
         # After the decision, because it reads the plan; before the router, whose answer it watches.
-        http_filter(PROBE, lua("probe.lua")),
+        http_filter(PROBE, lua("keep.lua", "probe.lua")),
         # Last, because it sends. It adds no x-envoy-* headers: the inside stays inside.
         http_filter("envoy.filters.http.router", _router(server.workers)),
     ]
@@ -91,6 +94,7 @@ def _decide(workers: int) -> ExternalProcessor:
         ),
         allow_mode_override=True,
         message_timeout=seconds(MESSAGE_TIMEOUT_S),
+        max_message_timeout=seconds(MAX_MESSAGE_TIMEOUT_S),
         # The processor sets x-envoy-max-retries and the timeout, which Envoy protects by default.
         mutation_rules=HeaderMutationRules(allow_envoy=True, allow_all_routing=False),
         allow_content_length_header=True,

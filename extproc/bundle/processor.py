@@ -48,6 +48,9 @@ PROCESSOR_CONNECT_S: Final = 2.0  # a Unix socket answers at once; another pod s
 PROCESSOR_CALLS: Final = 100_000  # the processor itself refuses; the default, 1,024, would first
 PROCESSOR_STREAMS: Final = 2_147_483_647  # on one connection: never a second one for load
 PROCESSOR_PING_S: Final = 10.0  # finds a processor that vanished without closing
+# What the log has no room for while the processor is busy are bills that are lost: enough for
+# 10,000 calls that end together with 25 KB to keep each. Nothing is used unless something waits.
+LOG_BUFFER_BYTES: Final = 268_435_456
 RETRY_BASE_S: Final = 0.05
 RETRY_MAX_S: Final = 0.25  # so a new processor is found within this
 REQUEST_RETRIES: Final = 16  # about 2 s: a restart is a slow request, an outage a 503
@@ -105,6 +108,7 @@ def _cluster(
 ) -> Cluster:
     http2 = Http2ProtocolOptions(
         max_concurrent_streams=PROCESSOR_STREAMS,
+        initial_stream_window_size=LOG_BUFFER_BYTES,  # bounds what waits on our side as well
         connection_keepalive=KeepaliveSettings(
             interval=seconds(PROCESSOR_PING_S), timeout=seconds(PROCESSOR_PING_S)
         ),
@@ -118,8 +122,8 @@ def _cluster(
         connect_timeout=seconds(PROCESSOR_CONNECT_S),
         lb_policy=ClusterLbPolicy.LEAST_REQUEST,
         circuit_breakers=breakers(PROCESSOR_CALLS),
-        # Because a whole request body is one gRPC message.
-        per_connection_buffer_limit_bytes=buffer_bytes(config),
+        # Because a whole request body is one gRPC message, and the log has all answers to keep.
+        per_connection_buffer_limit_bytes=max(buffer_bytes(config), LOG_BUFFER_BYTES),
         load_assignment=endpoint(name, *addresses),
         typed_extension_protocol_options={HTTP_OPTIONS: Any.pack(options)},
     )

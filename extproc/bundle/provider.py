@@ -70,6 +70,8 @@ NOT_RETURNED: Final = (
     "openai-organization",
     "openai-project",
     "anthropic-organization-id",
+    "cache-status",  # of a cache at the provider; ours says what became of the call here
+    "age",
     "cf-ray",
     "cf-cache-status",
     "strict-transport-security",
@@ -145,9 +147,10 @@ def provider_filters(
 
 def _address(provider: Provider, to: Upstream, caller: Dialect) -> Lua:
     if caller == provider.dialect:
-        return lua("provider.lua", {"BASE_PATH": to.base_path, "AUTHORITY": to.authority})
+        constants = {"BASE_PATH": to.base_path, "AUTHORITY": to.authority}
+        return lua("provider.lua", constants=constants)
     path = to.base_path + TRANSLATED_SUFFIX[provider.dialect]
-    return lua("translated.lua", {"PATH": path, "AUTHORITY": to.authority})
+    return lua("translated.lua", constants={"PATH": path, "AUTHORITY": to.authority})
 
 
 def _mutations(name: str, provider: Provider, workers: int) -> Mutations:

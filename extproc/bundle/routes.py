@@ -29,6 +29,7 @@ from envoy_data_plane.envoy.extensions.filters.http.lua.v3 import LuaPerRoute
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
+from extproc.answers import STATUS_HEADER
 from extproc.bundle.cors import cors_policy
 from extproc.bundle.filters import DECIDE, PROBE
 from extproc.bundle.limits import buffer_bytes
@@ -57,7 +58,7 @@ HOST_ATTEMPTS: Final = 3  # hosts of one cluster looked at for a retry
 
 def routes(config: Config) -> RouteConfiguration:
     """Build the one virtual host. Any Host is served, because nothing is decided by it."""
-    idle_s = _idle_s(config)
+    idle_s = config.timeouts.silence_s
     planned = [
         _planned(_exact(method, path), path, idle_s, endpoint.dialect)
         for (method, path), endpoint in ENDPOINTS.items()
@@ -101,12 +102,6 @@ def _under(method: str, prefix: str) -> RouteMatch:
     return RouteMatch(prefix=prefix, headers=_method(method))
 
 
-def _idle_s(config: Config) -> float:
-    """Return the silence that ends a stream; never less than a plain answer may take to begin."""
-    timeouts = config.timeouts
-    return max(timeouts.idle, timeouts.completion + 1, timeouts.embedding + 1)
-
-
 def _preflights(idle_s: float) -> Route:
     """Give the CORS filter a route to answer for: it says nothing on direct responses.
 
@@ -137,15 +132,15 @@ def _planned(match: RouteMatch, name: str, idle_s: float, dialect: Dialect | Non
 
 
 def _response_headers(dialect: Dialect) -> list[HeaderValueOption]:
-    limits = [_limit(key) for key in header_names(dialect)]
+    told = [_told(key) for key in (*header_names(dialect), STATUS_HEADER)]
     if dialect == "anthropic":
         # What Anthropic's clients call the id of a request.
-        return [header("request-id", "%REQ(X-REQUEST-ID)%"), *limits]
-    return limits
+        return [header("request-id", "%REQ(X-REQUEST-ID)%"), *told]
+    return told
 
 
-def _limit(key: str) -> HeaderValueOption:
-    """Add a header of the caller's limits, where the processor left its value with the plan."""
+def _told(key: str) -> HeaderValueOption:
+    """Add a header where the processor left its value with the plan."""
     return header(key, f"%DYNAMIC_METADATA({LIMITS}:{key})%")
 
 

@@ -22,9 +22,9 @@ from extproc.config import Config
 from extproc.domain import Head, KeyRecord, Principal
 from extproc.explain import explain as explain_call
 from extproc.explain import principal_of
+from extproc.gateway import Gateway
 from extproc.identity import Authenticator
 from extproc.keyring import open_key_store
-from extproc.pipeline import Gateway
 from extproc.places import Places
 from extproc.policies.estimate import Estimator
 from extproc.policies.health import Health

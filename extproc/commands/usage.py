@@ -25,7 +25,7 @@ from extproc.stores.report import GROUPS, UsageRow, total, usage_report
 CENTS: Final = 2  # decimal places shown at least
 _EXACT: Final = Context(prec=60)  # 48 digits of USD and 12 of pico-USD: more than there is money
 _NUMBERS: Final = (
-    *("requests", "input", "cached", "written", "output", "USD", "estimated", "partial"),
+    *("requests", "hits", "input", "cached", "written", "output", "USD", "estimated", "partial"),
 )
 
 
@@ -97,7 +97,8 @@ def usage(
 ) -> None:
     """Print tokens and USD by key, model and day.
 
-    Days are UTC, USD is exact. `cached` and `written` are the parts of the input that came from a
+    Days are UTC, USD is exact. `hits` counts the requests that a kept answer was told to: nothing
+    was used, nothing is charged. `cached` and `written` are the parts of the input that came from a
     prompt cache and went into one. `estimated` counts complete answers whose provider reported no
     usage, `partial` the answers that were cut.
     """
@@ -149,7 +150,7 @@ def _cell(text: str, column: int, widths: Sequence[int], groups: int) -> str:
 
 
 def _numbers(row: UsageRow, places: int) -> tuple[str, ...]:
-    counts = (row.requests, row.input, row.cached_input, row.cache_write, row.output)
+    counts = (row.requests, row.hits, row.input, row.cached_input, row.cache_write, row.output)
     # Because 0.00 would say the calls were free.
     unknown = row.unpriced == row.requests
     cost = "-" if unknown else f"{usd(row.cost_pico_usd):.{places}f}"

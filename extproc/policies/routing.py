@@ -121,6 +121,15 @@ def carry_out(snapshot: Snapshot, head: Head, call: Call, decision: Decision) ->
     return Plan(attempts, timeout_ms, _first_byte_ms(snapshot, attempts, call, timeout_ms))
 
 
+def later(plan: Plan, waited_ms: int) -> Plan:
+    """Return the plan with what is left of its time, which is some."""
+    timeout_ms = max(1, plan.timeout_ms - waited_ms)
+    first_byte_ms = plan.first_byte_ms
+    if first_byte_ms is not None and first_byte_ms >= timeout_ms:
+        first_byte_ms = None
+    return Plan(plan.attempts, timeout_ms, first_byte_ms)
+
+
 def refusal(decision: Decision) -> Denied:
     """Return why a decision without any allowed target is refused."""
     judged = [(one.ask, *pair) for one in decision.considered for pair in one.verdicts]

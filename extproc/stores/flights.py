@@ -23,6 +23,7 @@ from typing import Final, TypeAlias
 import msgspec
 
 from extproc.answers import End, Entry, Landing, Role
+from extproc.ports import Waits
 
 MAX_FLIGHTS: Final = 10_000  # as many as there may be connections
 MAX_WAITING: Final = 10_000  # in all flights: about 20 MB with their tasks
@@ -108,13 +109,17 @@ class Flights:
         """Return the flights that calls wait for."""
         return (one for one in self._flights.values() if one.waiting)
 
-    async def join(self, key: bytes, call_id: str, *, lease_s: float, patience_s: float) -> Landing:
+    async def join(
+        self, key: bytes, call_id: str, *, lease_s: float, patience_s: float, waits: Waits
+    ) -> Landing:
         """Lead, or wait for who leads; suspends only to wait."""
-        landing = await self.seat(key, call_id, lease_s=lease_s, patience_s=patience_s)
+        landing = await self.seat(key, call_id, lease_s=lease_s, patience_s=patience_s, waits=waits)
         self.count(landing)
         return landing
 
-    async def seat(self, key: bytes, call_id: str, *, lease_s: float, patience_s: float) -> Landing:
+    async def seat(
+        self, key: bytes, call_id: str, *, lease_s: float, patience_s: float, waits: Waits
+    ) -> Landing:
         """Do what `join` does, where it is not decided yet that the call leads."""
         flight = self._flights.get(key)
         now = asyncio.get_running_loop().time()
@@ -123,7 +128,7 @@ class Flights:
                 return Role.ALONE
             self._flights[key] = Flight(key, call_id, now + lease_s)
             return Role.LEAD
-        return await self._follow(flight, call_id, lease_s, patience_s)
+        return await self._follow(flight, call_id, lease_s, patience_s, waits)
 
     def count(self, landing: Landing) -> None:
         """Note what was decided for a call."""
@@ -141,16 +146,25 @@ class Flights:
             flight.where = Where.LEASED
 
     async def step_back(
-        self, key: bytes, call_id: str, leader: str, *, lease_s: float, patience_s: float
+        self,
+        key: bytes,
+        call_id: str,
+        leader: str,
+        *,
+        lease_s: float,
+        patience_s: float,
+        waits: Waits,
     ) -> Landing:
         """Wait after all, before every other, because `leader` in another process leads."""
         flight = self._flights.get(key)
         if flight is None or flight.leader != call_id:
-            return await self.seat(key, call_id, lease_s=lease_s, patience_s=patience_s)
+            return await self.seat(
+                key, call_id, lease_s=lease_s, patience_s=patience_s, waits=waits
+            )
         flight.leader = leader
         flight.where = Where.ELSEWHERE
         self._arm(flight, lease_s)
-        return await self._follow(flight, call_id, lease_s, patience_s, first=True)
+        return await self._follow(flight, call_id, lease_s, patience_s, waits, first=True)
 
     def finish(self, key: bytes, call_id: str, end: Entry | End) -> None:
         """Say what became of a call; an entry serves all who wait, whoever brings it."""
@@ -182,6 +196,7 @@ class Flights:
         call_id: str,
         lease_s: float,
         patience_s: float,
+        waits: Waits,
         *,
         first: bool = False,
     ) -> Landing:
@@ -198,8 +213,9 @@ class Flights:
         self._waiting += 1
         timer = loop.call_later(patience_s, _give_up, turn)
         try:
+            await waits()
             return await turn
-        except asyncio.CancelledError:
+        except BaseException:  # cancelled, or a limit allows no waiting
             if turn.done() and not turn.cancelled() and turn.result() is Role.LEAD:
                 self.finish(flight.key, call_id, End.FAILED)
             raise

@@ -20,7 +20,7 @@ from functools import partial
 from typing import Final, TypeAlias
 
 from extproc.answers import End, Entry, Landing, Role
-from extproc.ports import ResponseCache
+from extproc.ports import ResponseCache, Waits
 from extproc.stores.flights import Flights, FlightStats, Where
 from extproc.stores.guarded import Command, GuardedLink
 from extproc.stores.link import Unavailable
@@ -84,13 +84,17 @@ class RedisFlights:
         """Forget what was never heard of again."""
         return self._here.sweep()
 
-    async def join(self, key: bytes, call_id: str, *, lease_s: float, patience_s: float) -> Landing:
+    async def join(
+        self, key: bytes, call_id: str, *, lease_s: float, patience_s: float, waits: Waits
+    ) -> Landing:
         """Lead for all processes, or wait for who does."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience_s
         if key in self._here:
             self._ask_from_now_on()
-        landing = await self._here.seat(key, call_id, lease_s=lease_s, patience_s=patience_s)
+        landing = await self._here.seat(
+            key, call_id, lease_s=lease_s, patience_s=patience_s, waits=waits
+        )
         while landing is Role.LEAD:
             try:
                 landing, holder = await self._take(key, call_id, lease_s)
@@ -102,7 +106,12 @@ class RedisFlights:
                 break
             self._ask_from_now_on()
             landing = await self._here.step_back(
-                key, call_id, holder, lease_s=lease_s, patience_s=deadline - loop.time()
+                key,
+                call_id,
+                holder,
+                lease_s=lease_s,
+                patience_s=deadline - loop.time(),
+                waits=waits,
             )
         self._here.count(landing)
         return landing

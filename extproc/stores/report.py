@@ -26,7 +26,7 @@ GROUPS: Final = {
 # are exact for two thousand million rows, and Python puts the halves together.
 _HALF_BITS: Final = 32
 _SUMS: Final = ("input", "cached_input", "cache_write", "output", "cost_pico_usd")
-_LATER: Final = {"cache_write": 2}  # columns and the version of the file they came with
+_LATER: Final = {"cache_write": 2, "cache": 3}  # columns and the version of the file they came with
 _COUNTS: Final = (
     "count(*)",
     "sum(ended = 'finished')",
@@ -35,6 +35,7 @@ _COUNTS: Final = (
     "sum(usage_source = 'estimated')",
     "sum(cost_pico_usd IS NULL)",
 )
+_HITS: Final = "sum(cache <> '')"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class UsageRow:
 
     Tokens are whole, cost is whole pico-USD (1e-12 USD). `estimated` counts completed answers whose
     tokens the provider did not report, `unpriced` the calls that no price is known for: their cost
-    is not in `cost_pico_usd`.
+    is not in `cost_pico_usd`. `hits` counts the calls that a kept answer was told to.
     """
 
     group: tuple[str, ...]
@@ -53,6 +54,7 @@ class UsageRow:
     partial: int = 0
     estimated: int = 0
     unpriced: int = 0
+    hits: int = 0
     input: int = 0
     cached_input: int = 0
     cache_write: int = 0
@@ -86,8 +88,9 @@ def usage_report(
         # Read as it is, because only who writes the file brings it up to date.
         sums = [name if version >= _LATER.get(name, 1) else "0" for name in _SUMS]
         halves = [f"sum({name} >> {_HALF_BITS}), sum({name} & {mask})" for name in sums]
+        hits = _HITS if version >= _LATER["cache"] else "0"
         query = (
-            f"SELECT {columns}, {', '.join((*_COUNTS, *halves))} FROM outcomes "  # noqa: S608 (constants)
+            f"SELECT {columns}, {', '.join((*_COUNTS, hits, *halves))} FROM outcomes "  # noqa: S608 (constants)
             f"WHERE {where} GROUP BY {columns} ORDER BY {columns}"
         )
         return [_row(values, len(by)) for values in db.execute(query, bounds)]
@@ -102,6 +105,6 @@ def total(rows: Sequence[UsageRow]) -> UsageRow:
 def _row(values: tuple[str | int | None, ...], groups: int) -> UsageRow:
     group = tuple(str(value) for value in values[:groups])
     numbers = [int(value or 0) for value in values[groups:]]
-    counts, halves = numbers[: len(_COUNTS)], numbers[len(_COUNTS) :]
+    counts, halves = numbers[: len(_COUNTS) + 1], numbers[len(_COUNTS) + 1 :]
     sums = [(high << _HALF_BITS) + low for high, low in zip(halves[::2], halves[1::2], strict=True)]
     return UsageRow(group, *counts, *sums)

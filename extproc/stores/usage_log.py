@@ -27,7 +27,7 @@ from extproc.ports import Observer
 
 log: Final = logging.getLogger(__name__)
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 BUSY_TIMEOUT_S: Final = 1.0  # a report or a backup holds the file for less
 BACKOFF_FIRST_S: Final = 0.05  # one flush of Envoy's access log
 BACKOFF_LAST_S: Final = 2.0  # how late a freed disk is noticed
@@ -55,18 +55,20 @@ CREATE INDEX IF NOT EXISTS outcomes_by_time ON outcomes (time_ms);
 """
 # Version 2 came with prices of cache writes.
 _CACHE_WRITE: Final = "ALTER TABLE outcomes ADD COLUMN cache_write INTEGER NOT NULL DEFAULT 0;"
-_STEPS: Final = (_SCHEMA, _CACHE_WRITE)  # step n leads from version n to n + 1
+# Version 3 came with answers that are kept.
+_CACHE: Final = "ALTER TABLE outcomes ADD COLUMN cache TEXT NOT NULL DEFAULT '';"
+_STEPS: Final = (_SCHEMA, _CACHE_WRITE, _CACHE)  # step n leads from version n to n + 1
 _COLUMNS: Final = (
     *("id", "request_id", "time_ms", "day", "tenant", "key_id", "endpoint", "model", "provider"),
     *("served_model", "stream", "status", "ended", "input", "output", "cached_input"),
     *("usage_source", "cost_pico_usd", "attempts", "duration_ms", "ttft_ms", "request_bytes"),
-    *("response_bytes", "flags", "cache_write"),
+    *("response_bytes", "flags", "cache_write", "cache"),
 )
 _fields: Final = attrgetter(
     *("id", "request_id", "time_ms", "tenant", "key_id", "endpoint", "model", "provider"),
     *("served_model", "stream", "status", "ended", "usage.input", "usage.output"),
     *("usage.cached_input", "usage.source", "cost_pico_usd", "attempts", "duration_ms", "ttft_ms"),
-    *("request_bytes", "response_bytes", "flags", "usage.cache_write"),
+    *("request_bytes", "response_bytes", "flags", "usage.cache_write", "cache"),
 )
 _DAY: Final = _COLUMNS.index("day")
 # What one bad row raises, whatever state the file is in: not a whole number of 64 bits, not UTF-8,

@@ -113,6 +113,12 @@ class Instruments:
         self.limited = counter(
             "llm_edge_limited", "Calls refused by a limit, by its name.", ("limit",)
         )
+        self.cache = counter(
+            "llm_edge_cache", "What calls found in the cache: hit, collapsed, miss...", ("result",)
+        )
+        self.cache_fills = counter(
+            "llm_edge_cache_fills", "Answers stored, or the reason why not.", ("result",)
+        )
         self.store_errors = counter(
             "llm_edge_store_errors", "Failures of a store by operation.", ("store", "op")
         )

@@ -103,6 +103,7 @@ class Metrics:
         self._answers_of: dict[tuple[str, str, str, str], _Answers] = {}
         self._requests_of: dict[tuple[str, int, str], Counter] = {}
         self._cost_of: dict[tuple[str, str, str], Counter] = {}
+        self._lookups_of: dict[str, Counter] = {}
         self._attempts_of: dict[tuple[str, str], Counter] = {}
         self._source_of = {
             source: self._made.usage_source.labels(source.value)
@@ -128,7 +129,14 @@ class Metrics:
         self._made.denied.labels(known, code if code in KINDS else OTHER).inc()
 
     def settled(self, outcome: Outcome) -> None:
-        """Count a settled call: tokens, times, cost, attempts."""
+        """Count a settled call: tokens, times, cost, attempts.
+
+        Of one that a kept answer was told to only that it was: no provider did anything.
+        """
+        ended, usage = outcome.ended.value, outcome.usage
+        if outcome.cache:
+            self._request(outcome.endpoint, outcome.status, ended).inc()
+            return
         model = outcome.model if outcome.model in self._models else OTHER
         provider = outcome.provider if outcome.provider in self._providers else OTHER
         served = outcome.served_model if outcome.served_model in self._served_models else OTHER
@@ -136,7 +144,6 @@ class Metrics:
         answers = self._answers_of.get(names)
         if answers is None:
             answers = self._answers_of[names] = _Answers(self._made, names)
-        ended, usage = outcome.ended.value, outcome.usage
         self._request(outcome.endpoint, outcome.status, ended).inc()
         if outcome.attempts > 0:
             self._attempt(provider, ended).inc()
@@ -165,6 +172,17 @@ class Metrics:
     def limited(self, limit: str) -> None:
         """Count a call refused by a limit; its name is one of ours."""
         self._made.limited.labels(self._limits.bound(limit)).inc()
+
+    def looked_up(self, result: str) -> None:
+        """Count what a call found in the cache; the results are names of ours."""
+        found = self._lookups_of.get(result)
+        if found is None:
+            found = self._lookups_of[result] = self._made.cache.labels(self._limits.bound(result))
+        found.inc()
+
+    def kept(self, result: str) -> None:
+        """Count whether an answer is kept, or why it is not."""
+        self._made.cache_fills.labels(self._limits.bound(result)).inc()
 
     def loop_lag(self, seconds: float) -> None:
         """Count how late the event loop ran a timer."""

@@ -7,13 +7,17 @@ A transport serves three services: ext_proc (`Streams.open().receive`), the acce
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
-from typing import Any, Final, Protocol
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, Protocol, TypeAlias
 
 EXT_PROC: Final = "envoy.service.ext_proc.v3.ExternalProcessor"
 ACCESS_LOG: Final = "envoy.service.accesslog.v3.AccessLogService"
 HEALTH: Final = "grpc.health.v1.Health"
-MESSAGE_OVERHEAD_BYTES: Final = 256 * 1024  # headers and framing beside the largest body
+# Headers and framing beside the largest body; the other entries of the log beside a kept answer.
+MESSAGE_OVERHEAD_BYTES: Final = 256 * 1024
+
+
+Say: TypeAlias = Callable[[bytes], Awaitable[None]]
 
 
 class Exchange(Protocol):
@@ -22,7 +26,8 @@ class Exchange(Protocol):
     @property
     def ended(self) -> bool: ...
 
-    def receive(self, raw: bytes) -> Coroutine[Any, Any, bytes]: ...
+    def receive(self, raw: bytes, say: Say) -> Coroutine[Any, Any, bytes]:
+        """Answer a message; what is given to `say` meanwhile is sent before the answer."""
 
     def close(self) -> None: ...
 

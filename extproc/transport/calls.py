@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final, Protocol
 
 from google.protobuf.message import DecodeError
@@ -238,7 +239,7 @@ class Calls:
         self.http.budget -= MESSAGE_COST
         try:
             if call.exchange is not None:
-                reply = begin(call.exchange.receive(message), self._loop)
+                reply = begin(call.exchange.receive(message, partial(self._say, call)), self._loop)
                 if isinstance(reply, Rest):
                     call.task = self._loop.create_task(self._rest(call, call.exchange, reply))
                 else:
@@ -280,6 +281,14 @@ class Calls:
             self._end(call, INTERNAL, "internal")
         else:
             self._lane.exchanges(1)
+
+    async def _say(self, call: Call, message: bytes) -> None:
+        """Send a message before the answer, at once: the answer may be long in coming."""
+        if not call.done:
+            head = b"" if call.responded else RESPONSE
+            call.responded = True
+            self.http.send(call.stream, head, prefix.pack(0, len(message)) + message, b"")
+            self._flush()
 
     def _answer(self, call: Call, exchange: Exchange, reply: bytes) -> None:
         if call.done:

@@ -87,7 +87,7 @@ class GrpcioTransport:
                 raw = await context.read()
                 if raw is grpc.aio.EOF:
                     return
-                reply = await exchange.receive(raw)
+                reply = await exchange.receive(raw, context.write)
                 await context.write(reply)
         except ProtocolError as error:
             log.warning("stream refused", extra={"reason": str(error)})

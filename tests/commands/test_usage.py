@@ -47,19 +47,20 @@ def test_table() -> None:
         OUTCOME,
         replace(OUTCOME, usage=Usage(1, 2, 0, UsageSource.ESTIMATED), cost_pico_usd=10**16),
         replace(OUTCOME, model="llama", cost_pico_usd=None, ended=Ended.PARTIAL),
+        replace(OUTCOME, usage=Usage(0, 0, 0, UsageSource.NONE), cost_pico_usd=0, cache="hit"),
     )
     result = run()
     assert result.exit_code == 0
     assert result.output == (
-        "key    model        day         requests  input  cached  written  output"
+        "key    model        day         requests  hits  input  cached  written  output"
         "            USD  estimated  partial\n"
-        "key_1  gpt-4o-mini  2025-01-01         2   1001     100       30      22"
+        "key_1  gpt-4o-mini  2025-01-01         3     1   1001     100       30      22"
         "  10000.0001545          1        0\n"
-        "key_1  llama        2025-01-01         1   1000     100       30      20"
+        "key_1  llama        2025-01-01         1     0   1000     100       30      20"
         "              -          0        1\n"
-        "total                                  3   2001     200       60      42"
+        "total                                  4     1   2001     200       60      42"
         "  10000.0001545          1        1\n"
-        "1 of 3 requests have no known price.\n"
+        "1 of 4 requests have no known price.\n"
     )
 
 
@@ -68,9 +69,9 @@ def test_other_groups() -> None:
     keep(replace(OUTCOME, cost_pico_usd=10**12), replace(OUTCOME, tenant="b", cost_pico_usd=0))
     lines = [line.split() for line in run("--by", "tenant, provider").output.splitlines()]
     assert lines[1:] == [
-        ["acme", "openai", "1", "1000", "100", "30", "20", "1.00", "0", "0"],
-        ["b", "openai", "1", "1000", "100", "30", "20", "0.00", "0", "0"],
-        ["total", "2", "2000", "200", "60", "40", "1.00", "0", "0"],
+        ["acme", "openai", "1", "0", "1000", "100", "30", "20", "1.00", "0", "0"],
+        ["b", "openai", "1", "0", "1000", "100", "30", "20", "0.00", "0", "0"],
+        ["total", "2", "0", "2000", "200", "60", "40", "1.00", "0", "0"],
     ]
 
 
@@ -85,6 +86,7 @@ def test_json() -> None:
         "partial": 0,
         "estimated": 0,
         "unpriced": 0,
+        "hits": 0,
         "input": 3_000,
         "cached_input": 300,
         "cache_write": 90,

@@ -286,6 +286,8 @@ def default_config(
         "state": {"dir": str(directory / "state")},
         # Because the tests share the providers: one's failures must not be the next one's plan.
         "breaker": {"failures": 1000},
+        # Because they ask the same again and again, and what they are about happens upstream.
+        "cache": {"enabled": False},
         "providers": providers,
         "models": {
             "gpt-4o-mini": {"targets": [target("a", "gpt-4o-mini")]},

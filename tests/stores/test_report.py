@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from extproc.answers import Told
 from extproc.domain import Ended, Outcome, Usage, UsageSource
 from extproc.ports import SilentObserver
 from extproc.stores.report import GROUPS, UsageRow, total, usage_report
@@ -21,6 +22,14 @@ DAY_MS = 86_400_000
 OUTCOME = outcome(
     id="",
 )
+
+
+def told(how: Told) -> Outcome:
+    """Return the row of a call that a kept answer was told to."""
+    nothing = Usage(0, 0, 0, UsageSource.NONE)
+    return replace(OUTCOME, usage=nothing, cost_pico_usd=0, attempts=0, cache=how)
+
+
 Kept = Callable[[Sequence[Outcome]], Path]
 
 
@@ -45,14 +54,16 @@ def test_groups_and_counts(kept: Kept) -> None:
             replace(OUTCOME, ended=Ended.PARTIAL, usage=Usage(7, 1, 0, UsageSource.PARTIAL, 5)),
             replace(OUTCOME, ended=Ended.FAILED, usage=Usage(0, 0, 0, UsageSource.NONE)),
             replace(OUTCOME, time_ms=DAY_MS, key_id="key_2"),
+            replace(told("hit"), time_ms=DAY_MS, key_id="key_2"),
+            replace(told("collapsed"), time_ms=DAY_MS, key_id="key_2"),
         ]
     )
     assert usage_report(path) == [
-        UsageRow(("key_1", "small", "1970-01-01"), 4, 2, 1, 1, 1, 1, 18, 2, 5, 6, 300),
-        UsageRow(("key_2", "small", "1970-01-02"), 1, 1, 0, 0, 0, 0, 10, 2, 0, 4, 100),
+        UsageRow(("key_1", "small", "1970-01-01"), 4, 2, 1, 1, 1, 1, 0, 18, 2, 5, 6, 300),
+        UsageRow(("key_2", "small", "1970-01-02"), 3, 3, 0, 0, 0, 0, 2, 10, 2, 0, 4, 100),
     ]
     assert usage_report(path, by=("tenant",)) == [
-        UsageRow(("acme",), 5, 3, 1, 1, 1, 1, 28, 4, 5, 10, 400)
+        UsageRow(("acme",), 7, 5, 1, 1, 1, 1, 2, 28, 4, 5, 10, 400)
     ]
     assert total(usage_report(path)) == dataclasses.replace(
         usage_report(path, by=("tenant",))[0], group=()
@@ -147,3 +158,13 @@ def test_a_later_schema(kept: Kept) -> None:
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     with pytest.raises(sqlite3.DatabaseError, match="later version"):
         usage_report(path)
+
+
+def test_a_file_from_before_answers_were_kept(kept: Kept) -> None:
+    """Read before anything has migrated it, it has no hits."""
+    path = kept([OUTCOME])
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("ALTER TABLE outcomes DROP COLUMN cache")
+        db.execute("PRAGMA user_version = 2")
+    (row,) = usage_report(path)
+    assert (row.requests, row.hits) == (1, 0)

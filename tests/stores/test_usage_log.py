@@ -68,7 +68,7 @@ def first_version(path: Path) -> None:
     """Write a ledger as the first release did, with one row."""
     with closing(sqlite3.connect(path)) as db:
         db.executescript(module._SCHEMA + "PRAGMA user_version = 1;")
-        names = [name for name in module._COLUMNS if name != "cache_write"]
+        names = [name for name in module._COLUMNS if name not in {"cache_write", "cache"}]
         values = [
             {"id": "old", "input": 7, "day": "2024-12-31"}.get(name, 1 if name in INTEGERS else "x")
             for name in names
@@ -120,7 +120,7 @@ async def test_keeps_every_field(ledger: SqliteUsageLog, path: Path) -> None:
         (
             *("id-0", "client's", 1_735_689_599_999, "2024-12-31", "acme", "key_1", "chat"),
             *("small", "openai", "gpt-4o-mini", 1, 200, "finished", 19, 10, 5, "provider"),
-            *(8_475_000, 2, 1_200, None, 400, 9_000, "", 3),
+            *(8_475_000, 2, 1_200, None, 400, 9_000, "", 3, ""),
         )
     ]
 
@@ -309,12 +309,12 @@ def test_reopens_its_file(path: Path, observer: Watching) -> None:
 
 
 def test_brings_a_file_of_the_first_version_up_to_date(path: Path, observer: Watching) -> None:
-    """Its rows stay as they are, and say that no cache was written."""
+    """Its rows stay as they are, and say that no cache was used."""
     path.parent.mkdir()
     first_version(path)
     with closing(SqliteUsageLog(path, observer)) as ledger:
         ledger.record([OUTCOME])
-    assert rows(path, "id, input, cache_write") == [("old", 7, 0), ("id-0", 19, 3)]
+    assert rows(path, "id, input, cache_write, cache") == [("old", 7, 0, ""), ("id-0", 19, 3, "")]
     SqliteUsageLog(path, observer).close()
     assert observer.errors == []
 

@@ -39,7 +39,7 @@ class Echo:
     closed: asyncio.Event = field(default_factory=asyncio.Event)
     left: asyncio.Event = field(default_factory=asyncio.Event)  # a message that would hang
 
-    async def receive(self, raw: bytes) -> bytes:
+    async def receive(self, raw: bytes, say: Any = None) -> bytes:
         self.entered.set()
         self.received.append(raw)
         if raw == b"bad":
@@ -50,7 +50,9 @@ class Echo:
                 await asyncio.Event().wait()
             finally:
                 self.left.set()
-        if raw.startswith(b"later"):
+        if raw.startswith(b"wait"):
+            await say(b"a moment")
+        if raw.startswith((b"later", b"wait and later")):
             await self.released.wait()
         if raw == b"late":
             with contextlib.suppress(TimeoutError):
@@ -224,6 +226,25 @@ async def test_messages_are_answered_in_order_until_the_exchange_ends(bench: Ben
     (exchange,) = bench.opened.exchanges
     await within(exchange.closed)
     assert exchange.closes == 1
+
+
+@pytest.mark.parametrize("raw", [b"wait", b"wait and later"], ids=["at once", "suspended"])
+async def test_what_is_said_meanwhile_comes_before_the_answer(bench: Bench, raw: bytes) -> None:
+    """And without waiting for it."""
+    stream = bench.process()
+    assert await ask(stream, b"one") == b"one"
+    assert await ask(stream, raw) == b"a moment"
+    (exchange,) = bench.opened.exchanges
+    exchange.released.set()
+    assert await stream.read() == raw
+    assert await ask(stream, b"end") == b"end"
+
+
+async def test_what_is_said_first_begins_the_stream(bench: Bench) -> None:
+    stream = bench.process()
+    assert [await ask(stream, b"wait"), await stream.read()] == [b"a moment", b"wait"]
+    assert await ask(stream, b"end") == b"end"
+    assert await stream.code() is grpc.StatusCode.OK
 
 
 async def test_a_client_that_is_done_ends_the_stream(bench: Bench) -> None:

@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hpack import Encoder
@@ -59,7 +60,7 @@ class Digest:
     ended: bool = False
     closes: int = 0
 
-    async def receive(self, raw: bytes) -> bytes:
+    async def receive(self, raw: bytes, say: Any = None) -> bytes:
         if raw[:1] == b"~":
             await asyncio.sleep(0)
         self.ended = raw[:1] == bytes((BODY,))

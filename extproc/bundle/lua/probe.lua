@@ -9,6 +9,8 @@
 -- estimates need, then lacks at most one in sixteen. Of what it cannot read (another type, a
 -- compressed body) it tells the end alone.
 --
+-- keep.lua, before this in the same script, collects what passes where the plan asks for it.
+--
 -- Quotes inside a JSON string are escaped, so `"usage"` with bare quotes is always a JSON token.
 
 local byte, find, match, sub, concat = string.byte, string.find, string.match, string.sub, table.concat
@@ -316,8 +318,11 @@ local function watch_events(handle, seen, started)
         local now = handle:timestamp(EnvoyTimestampResolution.MILLISECOND)
         set(handle, "ttfc_ms", now - started)
       end
-      local done = seen.done
-      local replaced, usage_changed = see_chunk(seen, chunk:getBytes(0, size))
+      local done, text = seen.done, chunk:getBytes(0, size)
+      if seen.kept ~= nil then
+        keep(seen, text)
+      end
+      local replaced, usage_changed = see_chunk(seen, text)
       if replaced ~= nil then
         chunk:setBytes(replaced)
       end
@@ -339,16 +344,28 @@ local function watch_events(handle, seen, started)
   if seen.held_bytes > 0 then
     flush(seen, latest)
   end
+  if seen.kept ~= nil and seen.done then
+    tell_answer(handle, seen)
+  end
 end
 
 local function watch_document(handle, seen, readable)
   for chunk in handle:bodyChunks() do
     local size = readable and chunk:length() or 0
-    if size > 0 and see_usage(seen, chunk:getBytes(0, size)) then
-      set(handle, "usage", seen.usage)
+    if size > 0 then
+      local text = chunk:getBytes(0, size)
+      if seen.kept ~= nil then
+        keep(seen, text)
+      end
+      if see_usage(seen, text) then
+        set(handle, "usage", seen.usage)
+      end
     end
   end
   set(handle, "done", true)
+  if seen.kept ~= nil then
+    tell_answer(handle, seen)
+  end
 end
 
 function envoy_on_response(handle)
@@ -357,14 +374,17 @@ function envoy_on_response(handle)
     return
   end
   local plan = handle:streamInfo():dynamicMetadata():get("llm.call")
-  if plan == nil then
+  if plan == nil or plan["suffix"] == nil then -- no provider's answer
     return
   end
   local seen = { overlap = "", opening = "", usage = nil, whole = false, events = 0, done = false }
   local kind = headers:get("content-encoding") == nil and headers:get("content-type") or ""
   if find(kind, "text/event-stream", 1, true) ~= 1 then
-    return watch_document(handle, seen, find(kind, "application/json", 1, true) == 1)
+    local readable = find(kind, "application/json", 1, true) == 1
+    begin_keeping(seen, plan, headers, readable and "json" or nil)
+    return watch_document(handle, seen, readable)
   end
+  begin_keeping(seen, plan, headers, "sse")
   seen.strip = plan["strip_usage"] == true
   seen.held, seen.held_bytes = {}, 0
   begin_event(seen)
