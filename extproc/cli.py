@@ -100,7 +100,7 @@ def serve(
         _loop(serve_processor(config, os.environ, which))
     except (OSError, sqlite3.Error, KeyStoreError) as error:
         raise Failed(str(error)) from None
-    except ValueError as error:  # an issuer of tokens that cannot be used
+    except ValueError as error:  # an issuer of tokens, or a secret, that cannot be used
         raise BadInput(str(error)) from None
 
 

@@ -88,8 +88,9 @@ class Server:
 
     async def start(self) -> None:
         """Bind everything. Raises OSError, sqlite3.Error or KeyStoreError when something cannot
-        be had."""
+        be had, ValueError for a secret that is missing or too short."""
         config, places, worker = self._config, self._places, self._worker
+        secret = cache_secret(config.cache, self._env)
         places.envoy.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.metrics = Metrics(
             models=frozenset(config.models),
@@ -118,7 +119,7 @@ class Server:
             await self._answers.start()
         self._tracing = self._open_tracing()
         gateway = Gateway(
-            snapshot=compile_snapshot(config, time.time(), cache_secret(config.cache, self._env)),
+            snapshot=compile_snapshot(config, time.time(), secret),
             identity=identity,
             observer=self.metrics,
             ledger=self._ledger,

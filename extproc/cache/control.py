@@ -22,7 +22,7 @@ _MAX_KEPT_CHARS: Final = 64  # of a header that is remembered with what it says
 
 # An argument: a quoted string, or whatever stands before the next comma.
 _DIRECTIVE: Final = re.compile(
-    r"""[\s,]*+([^\s,="]++)[ \t]*+(?:=[ \t]*+("(?:[^"\\]|\\.)*+"[ \t]*+(?=,|\Z)|[^,]*+))?+[^,]*+"""
+    r"""([^\s,="]++)[ \t]*+(?:=[ \t]*+("(?:[^"\\]|\\.)*+"[ \t]*+(?=,|\Z)|[^,]*+))?+[^,]*+"""
 )
 _DIGITS: Final = re.compile(r"[0-9]+", re.ASCII)
 
@@ -52,13 +52,7 @@ def read(header: str) -> Control:
 def _read(header: str) -> Control:
     names = set()
     ages = set()
-    at = 0
-    while at < len(header):
-        found = _DIRECTIVE.match(header, at)
-        if found is None:  # a separator or a quote where a name should be: go on after it
-            at += 1
-            continue
-        at = found.end()
+    for found in _DIRECTIVE.finditer(header):  # what is between them, no name begins with
         name = found[1].lower()
         names.add(name)
         if name == "max-age":

@@ -73,8 +73,9 @@ def test_members_say_what_they_say_alone_in_any_order(members: list[str]) -> Non
     )
 
 
-@pytest.mark.parametrize(
-    "header", ['"' * 60_000, "," * 60_000, 'a="\\' * 15_000, "a =" * 20_000, '="' * 30_000]
-)
-def test_reading_takes_time_in_proportion_to_the_header(header: str) -> None:
-    read(header)  # the test's time limit is what fails
+UNITS = ['"', ",", " ", 'a="\\', "a =", '="', 'a="x,', r'a="\",', "max-age=1,"]
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_reading_takes_time_in_proportion_to_the_header(unit: str) -> None:
+    read(unit * 500_000)  # far more than any proxy lets pass: the time limit is what fails

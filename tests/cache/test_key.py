@@ -54,6 +54,7 @@ arguments = st.fixed_dictionaries(
 @example(one=Principal("", "", ""), other=Principal("\x00", "", ""), rest=CALL)
 @example(one=Principal("\ud83d\ude00", "", ""), other=Principal("\U0001f600", "", ""), rest=CALL)
 @example(one=Principal("\ud800", "", ""), other=Principal("\ufffd", "", ""), rest=CALL)
+@example(one=Principal("\ud800", "", ""), other=Principal("\ud801", "", ""), rest=CALL)
 @example(one=Principal("e\u0301", "", ""), other=Principal("\u00e9", "", ""), rest=CALL)
 def test_two_tenants_never_share_a_key(
     one: Principal, other: Principal, rest: dict[str, Any]

@@ -171,7 +171,7 @@ def entry(stored_ms: int, expires_ms: int) -> Entry:
     ("found", "control", "ttl_ms", "use"),
     [
         pytest.param(None, Control(), 9000, Use.MISS, id="nothing"),
-        pytest.param(entry(0, 10_000), Control(), 9000, Use.STALE, id="older than is good for the caller"),
+        pytest.param(entry(0, 90_000), Control(), 9000, Use.STALE, id="older than is good for the caller"),
         pytest.param(entry(0, 9999), Control(), 99_000, Use.STALE, id="expired"),
         pytest.param(entry(5000, 90_000), Control(max_age_s=4), 9000, Use.REFUSED, id="older than wanted"),
         pytest.param(entry(5000, 90_000), Control(max_age_s=5), 9000, Use.REFUSED, id="as old as is not wanted"),
