@@ -160,6 +160,24 @@ def test_a_document_streams_as_the_api_does() -> None:
     ]
 
 
+def test_what_is_known_at_the_end_is_null_at_the_start() -> None:
+    """Where the document has it at all."""
+    usage = {
+        **USAGE,
+        "server_tool_use": {"web_search_requests": 1},
+        "output_tokens_details": {"x": 1},
+    }
+    first, *_, end, _stop = unfolded(message(usage=usage, container={"id": "c"}))
+    started = first["message"]
+    assert started["usage"] == usage | {
+        "output_tokens": 1,
+        "server_tool_use": None,
+        "output_tokens_details": None,
+    }
+    assert (started["container"], end["delta"]["container"]) == (None, {"id": "c"})
+    assert end["usage"] == {name: usage[name] for name in usage if name != "service_tier"}
+
+
 def test_counts_at_the_end_stand_for_those_at_the_start() -> None:
     """They are cumulative; null says nothing; what is said once stays."""
     told = unfolded(message(text("a")))
@@ -214,7 +232,9 @@ CANNOT_FOLD: list[Any] = [
     pytest.param(b"", id="nothing"),
     pytest.param(b"garbage", id="no stream"),
     pytest.param(changed(START), id="no start"),
+    pytest.param(changed(START, type="new"), id="a first event that is no start"),
     pytest.param(changed(START, message=None), id="no message"),
+    pytest.param(named([{"type": "message_start", "message": message(text("a"))}, {"type": "message_stop"}]), id="a whole message at the start"),
     pytest.param(changed(START, message=message(text("a"))), id="a start with content"),
     pytest.param(changed(TEXT_START), id="a block without a start"),
     pytest.param(changed(TEXT_START, index=1), id="a first block that is the second"),

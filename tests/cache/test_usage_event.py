@@ -63,11 +63,12 @@ def test_other_events_are_kept(event: bytes, newline: bytes) -> None:
     assert without_usage(stream(TEXT, event, LAST, DONE)) == stream(TEXT, event, DONE)
 
 
-def test_line_ends_around_it_are_kept() -> None:
-    """Those before it are no part of it; its own blank line is."""
-    assert without_usage(b"\n\n\r\n" + TEXT + b"\n\n\n\n\n" + LAST + b"\n\n\n" + DONE) == (
-        b"\n\n\r\n" + TEXT + b"\n\n\n\n\n" + b"\n" + DONE
-    )
+@pytest.mark.parametrize("before", [b"\n", b"\n\n\r\n", b"\r\n", b"\n\n\r", b"\n\n\n\n\n"])
+def test_line_ends_before_it_are_kept(before: bytes) -> None:
+    """They are no part of it; its own blank line is."""
+    assert without_usage(before + LAST + b"\n\n" + before + LAST + b"\n\n") == before * 2
+    told = TEXT + b"\n\n" + before
+    assert without_usage(told + LAST + b"\n\n\n" + DONE) == told + b"\n" + DONE
 
 
 @pytest.mark.parametrize("last", [b"", b"\n", b"\r\n"], ids=["none", "LF", "CRLF"])
