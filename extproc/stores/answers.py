@@ -202,13 +202,18 @@ class MemoryAnswers:
             self._window.move_to_end(key)
 
     def _left(self, key: bytes, held: _Held, cause: str) -> None:
-        """Note what moka let go of; it calls this within its own calls."""
+        """Note what moka let go of; it calls this within its own calls.
+
+        What another one pushed out is first in the window to leave: it stays while there is room.
+        """
         if self._in_main.get(key) is held:
             del self._in_main[key]
         if cause == "expired":
             self._expired += 1
         elif cause == "size" and held is not self._offered:
-            self._evicted += 1
+            self._window[key] = held
+            self._window.move_to_end(key, last=False)
+            self._window_bytes += held.entry.weight
 
     def _make_room(self, weight: int) -> bool:
         """Let the longest unused of the window go until so much fits; False where it cannot."""

@@ -124,6 +124,16 @@ class RedisFlights:
         if end is not End.FAILED:
             self._tell_later(key, call_id, UNSHARED if end is End.UNSHARED else STORED)
 
+    async def poll(self) -> None:
+        """Ask once for the leases of all flights that somebody waits for here."""
+        known = [
+            (one.key, one.leader, one.where)
+            for one in self._here.waited_for()
+            if one.where is not Where.HERE
+        ]
+        for at in range(0, len(known), MAX_ASKED):
+            await self._ask(known[at : at + MAX_ASKED])
+
     async def _take(self, key: bytes, call_id: str, lease_s: float) -> tuple[Landing, str | None]:
         """Take the lease; return what to do, or who else holds it."""
         name, own = LEASE + key, call_id.encode()
@@ -163,19 +173,12 @@ class RedisFlights:
 
     def _ask_from_now_on(self) -> None:
         if self._poller is None or self._poller.done():
-            self._poller = asyncio.get_running_loop().create_task(self._poll())
+            self._poller = asyncio.get_running_loop().create_task(self._keep_asking())
 
-    async def _poll(self) -> None:
-        """Ask for the leases of all flights that somebody waits for, as long as somebody does."""
+    async def _keep_asking(self) -> None:
         while self._here.waiting:
             await asyncio.sleep(POLL_S * (0.75 + self._draw() / 2))  # not all processes at once
-            known = [
-                (one.key, one.leader, one.where)
-                for one in self._here.waited_for()
-                if one.where is not Where.HERE
-            ]
-            for at in range(0, len(known), MAX_ASKED):
-                await self._ask(known[at : at + MAX_ASKED])
+            await self.poll()
 
     async def _ask(self, asked: _Asked) -> None:
         if not self._link.usable:
