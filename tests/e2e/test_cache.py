@@ -1,0 +1,227 @@
+"""The response cache on a real Envoy: who gets a kept answer, in which form, and who pays for it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from anthropic import Anthropic
+from openai import OpenAI
+
+from .stack import Stack, start_stack, wait_for
+
+CHAT = "/v1/chat/completions"
+MANY = 500
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def cached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Run one stack with the cache on."""
+
+    def change(config: dict[str, Any]) -> None:
+        config["cache"] = {"enabled": True}
+
+    stack = start_stack(tmp_path_factory.mktemp("cached"), change=change)
+    yield stack
+    stack.stop()
+
+
+@pytest.fixture(scope="module")
+def keys(cached: Stack) -> tuple[str, str]:
+    """Return the keys of two tenants."""
+    return (
+        cached.create_key("one", "--tenant", "one"),
+        cached.create_key("two", "--tenant", "two"),
+    )
+
+
+@pytest.fixture
+def asked(cached: Stack) -> str:
+    """Return a question nobody has asked yet, of a provider that has forgotten the others."""
+    cached.clear_sims()
+    return f"question {next(_numbers)}"
+
+
+def kept(stack: Stack, key: str, call: dict[str, Any]) -> httpx.Response:
+    """Ask until the answer is kept, which it is once the log has come, and return it."""
+    found: list[httpx.Response] = []
+
+    def is_hit() -> bool:
+        headers = {"authorization": f"Bearer {key}", "cache-control": "only-if-cached"}
+        answer = httpx.post(f"{stack.base}{CHAT}", json=call, headers=headers)
+        found.append(answer)
+        return answer.status_code == 200
+
+    wait_for("the answer to be kept", is_hit)
+    return found[-1]
+
+
+def chat(question: str, **more: Any) -> dict[str, Any]:
+    return {
+        "model": "gpt-4o-mini",
+        "messages": [{"role": "user", "content": question}],
+        **more,
+    }
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["kept plain", "kept as a stream"])
+def test_openais_client_parses_the_same(
+    cached: Stack, keys: tuple[str, str], asked: str, first: bool
+) -> None:
+    """From upstream, told in the same form and in the other one."""
+    key = keys[0]
+
+    def ask(stream: bool) -> tuple[str, int]:
+        with OpenAI(base_url=f"{cached.base}/v1", api_key=key, max_retries=0) as client:
+            if not stream:
+                answer = client.chat.completions.create(**chat(asked))
+                assert answer.usage is not None
+                return answer.choices[0].message.content or "", answer.usage.completion_tokens
+            options = {"include_usage": True}
+            chunks = list(
+                client.chat.completions.create(**chat(asked), stream=True, stream_options=options)
+            )
+            text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+            return text, chunks[-1].usage.completion_tokens
+
+    upstream = ask(first)
+    kept(cached, key, chat(asked))
+    assert ask(first) == ask(not first) == upstream
+    assert len(cached.sim_log("a")) == 1
+
+
+def test_anthropics_client_parses_the_same(
+    cached: Stack, keys: tuple[str, str], asked: str
+) -> None:
+    """A translated answer is kept as its caller got it."""
+    with Anthropic(base_url=cached.base, api_key=keys[0], max_retries=0) as client:
+        call: Any = {
+            "model": "gpt-4o-mini",
+            "max_tokens": 64,
+            "messages": [{"role": "user", "content": asked}],
+        }
+
+        def again() -> Any:
+            raw = client.messages.with_raw_response.create(**call)
+            return raw if "hit" in raw.headers["cache-status"] else None
+
+        upstream = client.messages.create(**call)
+        wait_for("a hit", lambda: again() is not None)
+        assert again().parse() == upstream
+        with client.messages.stream(**call) as stream:
+            told = stream.get_final_message()
+    assert (told.content[0].text, told.usage.output_tokens) == (
+        upstream.content[0].text,
+        upstream.usage.output_tokens,
+    )
+
+
+def test_a_hit_takes_a_request_and_nothing_else(
+    cached: Stack, keys: tuple[str, str], asked: str
+) -> None:
+    """Its row says so; the answer says how old it is and who made it."""
+    key = cached.create_key("payer", "--tenant", "payer")
+    post = httpx.post(
+        f"{cached.base}{CHAT}", json=chat(asked), headers={"authorization": f"Bearer {key}"}
+    )
+    assert post.headers["cache-status"] == "llm-edge; fwd=miss; stored"
+    hit = kept(cached, key, chat(asked))
+    assert hit.headers["cache-status"].startswith("llm-edge; hit; ttl=")
+    assert (hit.headers["x-llm-provider"], hit.headers["x-llm-attempts"]) == ("a", "0")
+    assert int(hit.headers["age"]) >= 0
+    assert hit.content == post.content
+    rows = cached.rows_for("payer", 2)
+    assert [(r["cache"], r["cost_pico_usd"] or 0, r["output"]) for r in rows if r["cache"]] == [
+        ("hit", 0, 0)
+    ]
+
+
+def test_tenants_share_nothing_and_a_revoked_key_gets_nothing(
+    cached: Stack, keys: tuple[str, str], asked: str
+) -> None:
+    """The other tenant asks upstream; a wrong key is a 401, whatever is kept."""
+    url, call = f"{cached.base}{CHAT}", chat(asked)
+    httpx.post(url, json=call, headers={"authorization": f"Bearer {keys[0]}"})
+    kept(cached, keys[0], call)
+    only = {"cache-control": "only-if-cached"}
+    other = httpx.post(url, json=call, headers={"authorization": f"Bearer {keys[1]}", **only})
+    assert (other.status_code, other.json()["error"]["code"]) == (504, "not_cached")
+    stranger = httpx.post(url, json=call, headers={"authorization": "Bearer sk_" + "x" * 43})
+    assert stranger.status_code == 401
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
+async def test_identical_calls_make_one_upstream_call(
+    cached: Stack, keys: tuple[str, str], asked: str, stream: bool
+) -> None:
+    """Of five hundred at once, all answered alike."""
+    cached.behave("a", latency_ms=400)
+    call = chat(asked, stream=stream)
+    headers = {"authorization": f"Bearer {keys[0]}"}
+    limits = httpx.Limits(max_connections=MANY)
+    async with httpx.AsyncClient(limits=limits, timeout=30) as client:
+        answers = await asyncio.gather(
+            *(client.post(f"{cached.base}{CHAT}", json=call, headers=headers) for _ in range(MANY))
+        )
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.content for answer in answers}) == 1
+    assert len(cached.sim_log("a")) == 1
+
+
+async def test_where_the_leader_leaves_the_next_one_asks(
+    cached: Stack, keys: tuple[str, str], asked: str
+) -> None:
+    """Two calls upstream: the one that was given up, and the one that all others share."""
+    cached.behave("a", latency_ms=1000)
+    headers = {"authorization": f"Bearer {keys[0]}"}
+    url, call = f"{cached.base}{CHAT}", chat(asked)
+    async with httpx.AsyncClient(timeout=30, limits=httpx.Limits(max_connections=50)) as client:
+        leader = asyncio.create_task(client.post(url, json=call, headers=headers))
+        await asyncio.to_thread(
+            wait_for,
+            "the leader upstream",
+            lambda: (
+                cached.envoy_stats("cluster.a.upstream_rq_active").get(
+                    "cluster.a.upstream_rq_active"
+                )
+                == 1
+            ),
+        )
+        followers = [
+            asyncio.create_task(client.post(url, json=call, headers=headers)) for _ in range(20)
+        ]
+        await asyncio.to_thread(
+            wait_for, "the followers to wait", lambda: waiting(cached) == len(followers)
+        )
+        leader.cancel()
+        answers = await asyncio.gather(*followers)
+    assert {answer.status_code for answer in answers} == {200}
+    await asyncio.to_thread(wait_for, "both in the log", lambda: len(cached.sim_log("a")) == 2)
+
+
+def waiting(stack: Stack) -> int:
+    """Return how many requests Envoy has open."""
+    name = "http.gateway.downstream_rq_active"
+    return stack.envoy_stats(name).get(name, 0) - 1
+
+
+async def test_what_broke_is_not_kept(cached: Stack, keys: tuple[str, str], asked: str) -> None:
+    """A stream that its provider cut, and an error, are asked for anew."""
+    headers = {"authorization": f"Bearer {keys[0]}"}
+    url = f"{cached.base}{CHAT}"
+    async with httpx.AsyncClient(timeout=30) as client:
+        for behaviour in ({"status": 500}, {"abort_after_chunks": 2}):
+            cached.clear_sims()
+            cached.behave("a", **behaviour)
+            call = chat(f"{asked} {behaviour}", stream=True)
+            for _ in range(2):
+                try:
+                    await client.post(url, json=call, headers=headers)
+                except httpx.RemoteProtocolError:
+                    assert "abort_after_chunks" in behaviour
+            assert len(cached.sim_log("a")) >= 2
