@@ -99,11 +99,15 @@ class ResponseCache(Protocol):
 Waits: TypeAlias = Callable[[], Awaitable[None]]
 
 
+async def unasked() -> None:
+    """Let a call wait."""
+
+
 class Coalescing(Protocol):
     """Have one of identical concurrent calls go upstream. Failure mode: each goes itself."""
 
     async def join(
-        self, key: bytes, call_id: str, *, lease_s: float, patience_s: float, waits: Waits
+        self, key: bytes, call_id: str, *, lease_s: float, patience_s: float, waits: Waits = unasked
     ) -> Landing:
         """Return another call's answer, or what to do without one.
 

@@ -10,7 +10,7 @@ import pytest
 from extproc.domain import Ended, Principal, Usage, UsageSource
 from extproc.errors import Denied
 from extproc.limits import Scope
-from tests.caching import COMPLETE, Bench
+from tests.cache_bench import COMPLETE, Bench
 from tests.calls import EMBEDDINGS
 from tests.ledgers import rules
 

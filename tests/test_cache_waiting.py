@@ -12,7 +12,7 @@ import pytest
 from extproc.cache_flow import REPLY_GRACE_S
 from extproc.domain import Principal
 from extproc.ports import SilentObserver
-from tests.caching import COMPLETE, Answered, Bench
+from tests.cache_bench import COMPLETE, Answered, Bench
 from tests.calls import answer
 from tests.ledgers import rules
 from tests.test_cache_flow import TOOLS

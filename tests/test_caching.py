@@ -147,7 +147,8 @@ def test_models_alike_have_one_version_only_because_their_names_are_in_the_key()
     [
         pytest.param({"models": {"nobody": {}}}, "cache.models: no 'nobody'; legal: large, m, other", id="an unknown model"),
         pytest.param({"tiers": {"nobody": {}}}, "cache.tiers: no 'nobody'; legal: enterprise, free, pro", id="an unknown tier"),
-        pytest.param({"max_bytes": 2**20, "max_entry_bytes": 2**21}, "max_entry_bytes must be at most max_bytes", id="entries larger than the cache"),
+        pytest.param({"max_entry_bytes": 2**21, "max_bytes": 2**20}, "max_entry_bytes must be at most max_bytes", id="entries larger than the cache"),
+        pytest.param({"max_entry_bytes": 2**25}, "less than or equal to 16777216", id="entries no log can carry"),
         pytest.param({"semantic": {"enabled": True}}, "not available yet; legal: false", id="answers by meaning"),
         pytest.param({"scope": "client"}, "'tenant', 'key' or 'shared'", id="a scope of the client's choosing"),
         pytest.param({"max_temperature": 3}, "less than or equal to 2", id="a bound that bounds nothing"),

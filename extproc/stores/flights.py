@@ -23,7 +23,7 @@ from typing import Final, TypeAlias
 import msgspec
 
 from extproc.answers import End, Entry, Landing, Role
-from extproc.ports import Waits
+from extproc.ports import Waits, unasked
 
 MAX_FLIGHTS: Final = 10_000  # as many as there may be connections
 MAX_WAITING: Final = 10_000  # in all flights: about 20 MB with their tasks
@@ -110,7 +110,13 @@ class Flights:
         return (one for one in self._flights.values() if one.waiting)
 
     async def join(
-        self, key: bytes, call_id: str, *, lease_s: float, patience_s: float, waits: Waits
+        self,
+        key: bytes,
+        call_id: str,
+        *,
+        lease_s: float,
+        patience_s: float,
+        waits: Waits = unasked,
     ) -> Landing:
         """Lead, or wait for who leads; suspends only to wait."""
         landing = await self.seat(key, call_id, lease_s=lease_s, patience_s=patience_s, waits=waits)

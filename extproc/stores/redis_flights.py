@@ -20,7 +20,7 @@ from functools import partial
 from typing import Final, TypeAlias
 
 from extproc.answers import End, Entry, Landing, Role
-from extproc.ports import ResponseCache, Waits
+from extproc.ports import ResponseCache, Waits, unasked
 from extproc.stores.flights import Flights, FlightStats, Where
 from extproc.stores.guarded import Command, GuardedLink
 from extproc.stores.link import Unavailable
@@ -85,7 +85,13 @@ class RedisFlights:
         return self._here.sweep()
 
     async def join(
-        self, key: bytes, call_id: str, *, lease_s: float, patience_s: float, waits: Waits
+        self,
+        key: bytes,
+        call_id: str,
+        *,
+        lease_s: float,
+        patience_s: float,
+        waits: Waits = unasked,
     ) -> Landing:
         """Lead for all processes, or wait for who does."""
         loop = asyncio.get_running_loop()
