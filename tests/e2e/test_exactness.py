@@ -125,7 +125,7 @@ def test_usage_command_prints_the_same_totals(stack: Stack) -> None:
     line = next(line for line in printed.splitlines() if "reported" in line)
     assert " 300 " in line
     usd = sum(row["cost_pico_usd"] for row in rows)
-    assert Decimal(line.split()[5]) == Decimal(usd) / 10**12
+    assert Decimal(line.split()[7]) == Decimal(usd) / 10**12
 
 
 def test_one_request_id_twice_is_two_calls(stack: Stack) -> None:

@@ -137,7 +137,9 @@ async def test_its_master_may_die(cluster: RedisCluster) -> None:
     replica = cluster.add_replica(owner)
     async with ledger_at(owner.url) as (ledger, errors):
         first = await ledger.admit(ask("dies-1", ("key:dies", BUDGET)))
-        owner.client.wait(1, 1000)
+        # WAIT asks for what its own connection wrote; what came before that has arrived too.
+        owner.client.set(f"{PREFIX}written", "after")
+        assert owner.client.wait(1, 10_000) == 1
         owner.kill()
         with pytest.raises(Denied, match="cannot be read"):
             await ledger.admit(ask("dies-2", ("key:dies", BUDGET)))
