@@ -55,9 +55,12 @@ soak: setup ## Load Envoy and the lane with mixed calls for SOAK_SECONDS (120): 
 	@$(BIN)/python -m tests.e2e.soak --seconds $(SOAK_SECONDS)
 
 .PHONY: crash
-crash: setup ## Run the long variants: 100 kills of a worker, 100,000 callers that leave
-	@LLM_EDGE_KILLS=100 LLM_EDGE_CANCELLATIONS=100000 $(BIN)/python -m pytest --timeout 1800 \
-	  tests/stores/test_journal.py tests/stores/test_redis_ledger.py $(PYTEST_ARGS)
+crash: setup ## Run the long variants: 100 kills of a worker, 100,000 callers that leave, 1,000,000 answers
+	@LLM_EDGE_KILLS=100 LLM_EDGE_CANCELLATIONS=100000 \
+	  $(BIN)/python -m pytest --timeout 1800 tests/stores/test_journal.py \
+	  tests/stores/test_redis_ledger.py tests/stores/test_redis_flights.py $(PYTEST_ARGS)
+	@LLM_EDGE_CACHE_INSERTS=1000000 $(BIN)/python -m pytest --timeout 1800 -s -k mixed_sizes \
+	  tests/stores/test_memory_answers.py $(PYTEST_ARGS)
 
 .PHONY: check
 check: setup ## Format, lint, types, import rules
@@ -76,6 +79,8 @@ format: setup ## Rewrite the sources in the house format
 bench: setup wheel ## Measure the rungs and figures (BENCH_ARGS="--quick" for a short run)
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 	@$(BIN)/python -m benchmarks.limits
+	@$(BIN)/python -m benchmarks.cache_stores
+	@$(BIN)/python -m benchmarks.cache_trace
 
 # From a copy, because the compiler leaves its output beside the sources, where it would hide them.
 WHEEL_SOURCES := extproc pyproject.toml README.md LICENSE

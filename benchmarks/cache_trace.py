@@ -247,7 +247,7 @@ def draw(summaries: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Replay, print and write; 0 whatever the figures are, 1 without the trace."""
+    """Replay, print and write; 0 whatever the figures are, and where there is no trace."""
     options = argparse.ArgumentParser(prog="python -m benchmarks.cache_trace", description=__doc__)
     options.add_argument("--runs", type=int, default=3)
     options.add_argument("--out", type=Path, default=HERE, help="where the results are written")
@@ -255,8 +255,8 @@ def main(argv: Sequence[str]) -> int:
     beside = HERE.parents[1] / "shared" / "data"
     path = Path(os.environ.get("LLM_EDGE_TEST_DATA", beside)) / TRACE
     if not path.is_file():
-        print("no trace: set LLM_EDGE_TEST_DATA to a directory that has it", file=sys.stderr)
-        return 1
+        print("no trace, not replayed: set LLM_EDGE_TEST_DATA to a directory that has it")
+        return 0
     workloads = [*mooncake(path), popular_among_once()]
     summaries = summarise(workloads, [measure(one, chosen.runs) for one in workloads])
     for summary in summaries:

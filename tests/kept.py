@@ -121,10 +121,14 @@ class RedisBench(Bench):
 class TieredBench(Bench):
     kind = "tiered"
 
-    def __init__(self, url: str, *, timeout_s: float = 5.0, clock: Clock | None = None) -> None:
+    def __init__(
+        self, url: str, *, timeout_s: float = 5.0, clock: Clock | None = None, **more: Any
+    ) -> None:
         super().__init__(clock)
         near = MemoryAnswers(ENOUGH, clock=self.clock)
-        self.store: TieredAnswers = TieredAnswers.open(near, url, **_options(self, timeout_s))
+        self.store: TieredAnswers = TieredAnswers.open(
+            near, url, **_options(self, timeout_s), **more
+        )
 
     async def start(self) -> None:
         await self.store.start()

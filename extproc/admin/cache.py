@@ -7,9 +7,9 @@ in here. The numbers are this process's own, but for a shared store's purge, whi
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
@@ -99,6 +99,27 @@ class Scope(BaseModel):
     model: str | None = None
 
 
+def together(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what several processes told as one report: everything is a sum, but for the ratio."""
+    found = [CacheReport.model_validate(one) for one in reports]
+    shared = [one.shared for one in found if one.shared is not None]
+    kept = _sums([one.kept for one in found])
+    return {
+        "kept": kept | {"hit_ratio": _ratio(kept["hits"], kept["misses"])},
+        "shared": _sums(shared) if shared else None,
+        "in_flight": _sums([one.in_flight for one in found]),
+    }
+
+
+def _sums(parts: Sequence[BaseModel]) -> dict[str, Any]:
+    names = [name for name in type(parts[0]).model_fields if name != "hit_ratio"]
+    return {name: sum(getattr(part, name) for part in parts) for name in names}
+
+
+def _ratio(hits: int, misses: int) -> float | None:
+    return hits / (hits + misses) if hits + misses else None
+
+
 def install(app: FastAPI, admin: CacheAdmin) -> None:
     """Add both routes, and the error of a store that could not be told."""
     app.include_router(_router(admin))
@@ -126,8 +147,7 @@ def _router(admin: CacheAdmin) -> APIRouter:
     async def show() -> CacheReport:
         """Return what this process keeps and what it did since its start."""
         stats = admin.stats()
-        asked = stats.hits + stats.misses
-        ratio = stats.hits / asked if asked else None
+        ratio = _ratio(stats.hits, stats.misses)
         return CacheReport(
             kept=Kept(**msgspec.structs.asdict(stats), hit_ratio=ratio),
             shared=admin.shared and Shared(**msgspec.structs.asdict(admin.shared())),

@@ -20,6 +20,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse, Response
 
 from extproc.admin import summed
+from extproc.admin.cache import together
 from extproc.admin.guard import MAX_BODY_BYTES, Receive, Send, read_body
 from extproc.admin.local_http import Answer, ask
 from extproc.admin.report import report
@@ -60,6 +61,7 @@ class WorkersAdmin:
             ("GET", "/readyz"): self._readyz,
             ("GET", "/metrics"): self._metrics,
             ("GET", "/admin/breakers"): self._breakers,
+            ("GET", "/admin/cache"): self._cache,
         }
         route = routes.get((scope["method"], scope["path"]))
         if route is not None:
@@ -133,16 +135,27 @@ class WorkersAdmin:
 
     async def _breakers(self, scope: Scope) -> Response:
         """Tell the worst of the states that the workers have of a target: each has its own."""
+
+        def worst(found: Sequence[Mapping[str, str]]) -> Mapping[str, str]:
+            states: dict[str, str] = {}
+            for target, state in (item for one in found for item in one.items()):
+                states[target] = min(states.get(target, state), state, key=WORST_FIRST.index)
+            return states
+
+        return await self._told_by_all(scope, worst)
+
+    async def _cache(self, scope: Scope) -> Response:
+        """Tell what all workers together keep and did: each has answers of its own."""
+        return await self._told_by_all(scope, together)
+
+    async def _told_by_all(self, scope: Scope, join: Callable[[Sequence[Any]], Any]) -> Response:
+        """Answer with what all have told, joined; with the answer of one that refuses as it is."""
         found = await self._ask_all(scope, b"")
-        worst: dict[str, str] = {}
-        for answer in found:
-            if answer.status != HTTPStatus.OK:
-                return _as_it_is(answer)
-            for target, state in json.loads(answer.body).items():
-                worst[target] = min(worst.get(target, state), state, key=WORST_FIRST.index)
-        if not found:
-            return _nobody()
-        return JSONResponse(worst, headers={"cache-control": "no-store"})
+        refused = [answer for answer in found if answer.status != HTTPStatus.OK]
+        if not found or refused:
+            return _as_it_is(refused[0]) if refused else _nobody()
+        told = join([json.loads(answer.body) for answer in found])
+        return JSONResponse(told, headers={"cache-control": "no-store"})
 
     async def _passed_on(self, scope: Scope, body: bytes | None) -> Response:
         """Have one worker answer; of what changes something beside the shared keys, all.

@@ -42,8 +42,10 @@ class GuardedLink:
         *,
         clock: Callable[[], float],
         observer: Observer,
+        slot: int | None = None,
     ) -> None:
-        self._link = Link(url, timeout_s, _nothing)
+        """Take where Redis is, of a cluster any node and the `slot` that is wanted."""
+        self._link = Link(url, timeout_s, _nothing, slot=slot)
         self._breaker = Breaker(clock)
         self._observer = observer
         self._watcher: asyncio.Task[None] | None = None

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import zlib
 from collections.abc import Awaitable, Callable
@@ -27,6 +28,7 @@ import msgspec
 
 from extproc.answers import Entry, PurgeFailed
 from extproc.ports import Observer
+from extproc.stores.cluster import slot_of
 from extproc.stores.guarded import STORE, Command, GuardedLink
 from extproc.stores.link import Unavailable
 from extproc.stores.scripts import Script
@@ -43,7 +45,11 @@ MIN_PACKED_BYTES: Final = 1_024  # below it zlib saves less than a small string 
 LEVEL: Final = 1  # of zlib: JSON shrinks to a quarter at 100 MB/s, at level 6 to a fifth at 30
 MIN_THREAD_BYTES: Final = 262_144  # unpacking more is a thread's work: half a millisecond and up
 MAX_BODY_BYTES: Final = 64 * 2**20  # no more is unpacked, whatever Redis holds
+WRITE_S: Final = 1.0
 WATCH_S: Final = 0.25  # another process's purge is known here so much later
+MEMORY_WATCHES: Final = 4  # times WATCH_S: how often to see whether Redis has room
+# Of what Redis may hold: limits and budgets need the rest, and fail closed where it is full.
+MAX_SHARE: Final = 0.5
 _EVERYTHING: Final = (None, None)
 _encode: Final = msgspec.msgpack.Encoder().encode
 _field: Final = msgspec.json.Encoder().encode
@@ -89,21 +95,26 @@ class RedisAnswers:
         observer: Observer,
         new_id: Callable[[], bytes],
         forget: Forget,
+        cluster: bool = False,
     ) -> None:
-        """`forget` is awaited for each purge that some process made, this one included."""
+        """Take where Redis is, of a `cluster` any node.
+
+        `forget` is awaited for each purge that some process made, this one included.
+        """
         self._clock = clock
         self._observer = observer
         self._new_id = new_id
         self._forget = forget
         # Two, because a lookup must not wait behind somebody's large answer. Nobody waits for a
         # write, so it gets the time that a large one needs.
-        self.link = GuardedLink(url, timeout_s, clock=clock, observer=observer)
-        self.writer = Writer(
-            GuardedLink(url, max(1.0, timeout_s), clock=clock, observer=observer), observer
-        )
+        slot = slot_of(PREFIX) if cluster else None
+        link = partial(GuardedLink, url, clock=clock, observer=observer, slot=slot)
+        self.link = link(timeout_s)
+        self.writer = Writer(link(max(WRITE_S, timeout_s)), observer)
         self._id = b""  # unknown: what is put then is never served
         self._n = 0
         self._purged: dict[tuple[str | None, str | None], int] = {}
+        self._crowded = False
         self._refreshing: asyncio.Task[bool] | None = None
         self._forgetting: set[asyncio.Future[None]] = set()
         self._watcher: asyncio.Task[None] | None = None
@@ -116,7 +127,7 @@ class RedisAnswers:
         """Connect, for a second at most: without Redis the gateway starts as it would go on."""
         await asyncio.gather(self.link.start(), self.writer.start())
         if self.link.usable:
-            await self._refresh()
+            await self._refresh()  # so that the first answer can be put already
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
 
     async def close(self) -> None:
@@ -151,7 +162,9 @@ class RedisAnswers:
 
     def put(self, key: bytes, entry: Entry) -> None:
         """Queue an entry, as of the purges that are known now and not of those until it is sent."""
-        if self._id:
+        if self._crowded:
+            self._observer.store_error(STORE, "cache_crowded")
+        elif self._id:
             pack = partial(self._pack, key, self._id, self._n, entry)
             self.writer.submit("cache_put", entry.weight, pack)
 
@@ -218,13 +231,22 @@ class RedisAnswers:
 
     async def _watch(self) -> None:
         """Notice the purges of other processes, because a hit in this one asks nobody."""
-        while True:
-            await asyncio.sleep(WATCH_S)
+        for turn in itertools.count():
             if self.link.usable:
                 with contextlib.suppress(Unavailable):
                     (head,) = await self.link.ask("cache_watch", (b"HMGET", PURGED, b"id", b"n"))
                     if not self._knows(head):
                         await self._refresh()
+                    if turn % MEMORY_WATCHES == 0:
+                        await self._look_for_room()
+            await asyncio.sleep(WATCH_S)
+
+    async def _look_for_room(self) -> None:
+        """See whether Redis is so full that answers must not take more of it."""
+        (info,) = await self.link.ask("cache_watch", (b"INFO", b"memory"))
+        facts = dict(line.partition(b":")[::2] for line in info.splitlines())
+        most = int(facts.get(b"maxmemory", 0))  # 0: as much as the machine has
+        self._crowded = 0 < most * MAX_SHARE < int(facts.get(b"used_memory", 0))
 
     async def _refresh(self) -> bool:
         """Read what was purged, once for all who ask meanwhile; say whether it is known now."""

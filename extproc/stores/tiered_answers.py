@@ -35,6 +35,7 @@ class TieredAnswers:
         clock: Callable[[], float],
         observer: Observer,
         new_id: Callable[[], bytes],
+        cluster: bool = False,
     ) -> TieredAnswers:
         """Put a memory store in front of a Redis; arguments as of `RedisAnswers`."""
         far = RedisAnswers(
@@ -44,6 +45,7 @@ class TieredAnswers:
             observer=observer,
             new_id=new_id,
             forget=near.purge,
+            cluster=cluster,
         )
         return cls(near, far)
 

@@ -15,13 +15,16 @@ from fastapi import FastAPI, Request
 from extproc.admin import summed
 from extproc.admin import workers as module
 from extproc.admin.app import Readiness, create_app
+from extproc.admin.cache import CacheAdmin
 from extproc.admin.explain import Explaining
 from extproc.admin.keys import KeyAdmin
 from extproc.admin.server import AdminServer, start_local
 from extproc.admin.workers import WorkersAdmin
 from extproc.schema import SecretRef
+from extproc.stores.flights import Flights
 from extproc.stores.sqlite_keys import SqliteKeys
 from extproc.telemetry.metrics import Metrics
+from tests.kept import MemoryBench
 
 TOKEN = "canary-7d20"
 ADMIN = {"authorization": f"Bearer {TOKEN}"}
@@ -38,12 +41,19 @@ class Worker:
         self.purged: list[str] = []
         self.refuses = False
         self.counts = Metrics(models=(), served_models=(), providers=("p",))
+        self.bench = MemoryBench()
         self.app = create_app(
             ready=self._ready,
             metrics=self.counts.expose,
             version="1",
             keys=KeyAdmin(keys, {"free"}, lambda: NOW, bytes, lambda _: None),
             explaining=Explaining(self._explain, lambda: self.states),
+            caching=CacheAdmin(
+                cache=self.bench.store,
+                stats=self.bench.store.stats,
+                flights=Flights().stats,
+                failed=lambda _: None,
+            ),
             token=SecretRef(env="T"),
             env={"T": TOKEN},
         )
@@ -280,6 +290,23 @@ async def test_of_breakers_the_worst_is_told(pair: Pair) -> None:
     pair.workers[1].states = {"p/a": "half-open", "p/b": "closed", "p/d": "closed"}
     answer = await pair.http.get("/admin/breakers", headers=ADMIN)
     assert answer.json() == {"p/a": "half-open", "p/b": "open", "p/c": "half-open", "p/d": "closed"}
+
+
+async def test_caches_are_added_up(pair: Pair) -> None:
+    """What each keeps and did, the ratio of both; a purge is for each."""
+    for worker, hits in zip(pair.workers, (1, 2), strict=True):
+        worker.bench.put("a")
+        for name in ("a",) * hits + ("b",):
+            await worker.bench.get(name)
+    told = (await pair.http.get("/admin/cache", headers=ADMIN)).json()
+    assert (told["kept"]["entries"], told["kept"]["hits"], told["kept"]["misses"]) == (2, 3, 2)
+    assert told["kept"]["hit_ratio"] == 0.6
+    assert told["shared"] is None
+    assert set(told["in_flight"].values()) == {0}
+    assert (await pair.http.get("/admin/cache")).status_code == 401
+    answer = await pair.http.delete("/admin/cache?tenant=acme", headers=ADMIN)
+    assert (answer.status_code, answer.json()) == (200, {"tenant": "acme", "model": None})
+    assert [await worker.bench.get("a") for worker in pair.workers] == [None, None]
 
 
 async def test_paths_and_queries_arrive_as_they_were(pair: Pair) -> None:

@@ -211,6 +211,26 @@ async def test_a_redis_that_is_full_still_answers(own_redis: RedisServer) -> Non
         assert await bench.get("a") == made
 
 
+async def test_answers_leave_room_for_limits(own_redis: RedisServer) -> None:
+    """From half of what Redis may hold on no more are put, until there is room again."""
+    async with opened(RedisBench(own_redis.url)) as bench:
+        kept = bench.put("a")
+        await bench.quiet()
+        used = own_redis.client.info("memory")["used_memory"]
+        own_redis.client.config_set("maxmemory", int(used * 1.5))
+        await until(lambda: bench.store._crowded)
+        bench.put("b")
+        await bench.quiet()
+        assert await bench.get("b") is None
+        assert await bench.get("a") == kept
+        assert bench.errors.failures == [("redis", "cache_crowded")]
+        own_redis.client.config_set("maxmemory", used * 100)
+        await until(lambda: not bench.store._crowded)
+        made = bench.put("b")
+        await bench.quiet()
+        assert await bench.get("b") == made
+
+
 def kill(server: RedisServer) -> None:
     server.kill()
 

@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from typing import Any
 
 import pytest
 
+from extproc.answers import Role
 from extproc.errors import Denied
 from extproc.limits import Grant, Settlement
 from extproc.policies.keys import KeyRequest
 from extproc.stores import breaker, redis_ledger
 from extproc.stores.cluster import slot_of
 from extproc.stores.keys import KeyStoreError
+from extproc.stores.redis_flights import RedisFlights
 from extproc.stores.redis_keys import RedisKeys
 from extproc.stores.redis_ledger import PREFIX, RedisLedger
-from tests.ledgers import Errors, ask, rules
+from tests.kept import TieredBench, key, until
+from tests.ledgers import Clock, Errors, ask, rules
 from tests.redis_cluster import RedisCluster
 from tests.redis_server import RedisServer
 
@@ -105,6 +108,34 @@ async def test_any_node_of_it_will_do(cluster: RedisCluster) -> None:
         await settled(ledger, together | rest, all_settled)
         assert errors.failures == []
     assert owner.client.keys(f"{PREFIX}r:any-*") == owner.client.keys(f"{PREFIX}r:rest-*") == []
+
+
+async def test_answers_are_shared_through_any_node(cluster: RedisCluster) -> None:
+    """Put through one, found through another, purged through a third; leases as well."""
+    clock = Clock()
+    benches = [TieredBench(node.url, clock=clock, cluster=True) for node in cluster.masters]
+    async with AsyncExitStack() as stack:
+        flights = []
+        for bench in benches:
+            await bench.start()
+            stack.push_async_callback(bench.stop)
+            far = bench.store.far
+            flights.append(
+                RedisFlights(far.link, far.writer, bench.store, clock=clock, draw=lambda: 0.5)
+            )
+            stack.push_async_callback(flights[-1].close)
+        first, second, third = benches
+        one, other, _ = flights
+        assert await one.join(key("a"), "1", lease_s=60.0, patience_s=60.0) is Role.LEAD
+        follower = asyncio.ensure_future(other.join(key("a"), "2", lease_s=60.0, patience_s=60.0))
+        await until(lambda: other.stats().waiting == 1)
+        made = first.put("a")
+        one.finish(key("a"), "1", made)
+        assert await asyncio.wait_for(follower, 10) == made
+        await third.store.purge(tenant="acme")
+        assert await third.get("a") is None
+        await until(lambda: second.store.near.stats().entries == 0)
+        assert [bench.errors.failures for bench in benches] == [[], [], []]
 
 
 async def test_a_slot_may_move(cluster: RedisCluster) -> None:
