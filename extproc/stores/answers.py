@@ -206,8 +206,9 @@ class MemoryAnswers:
 
         What another one pushed out is first in the window to leave: it stays while there is room.
         """
-        if self._in_main.get(key) is held:
-            del self._in_main[key]
+        if self._in_main.get(key) is not held:
+            return  # dropped here already, or replaced
+        del self._in_main[key]
         if cause == "expired":
             self._expired += 1
         elif cause == "size" and held is not self._offered:

@@ -71,6 +71,22 @@ async def test_a_popular_one_that_the_main_part_declines_stays_in_the_window() -
     assert (stats.entries, stats.bytes, stats.evicted) == (1, 6 * KIB, 0)
 
 
+async def test_what_the_main_part_pushes_out_stays_while_there_is_room() -> None:
+    """And is the first to leave when there is none."""
+    bench = MemoryBench(10 * 2 * KIB)
+    for name in range(9):
+        bench.store.put(key(name), of_weight(bench, 2 * KIB))
+        for _ in range(1 + name):  # each asked for more often than those before it
+            assert await bench.get(name)
+    assert len(bench.store._in_main) == 5
+    assert (len(bench.store), bench.store.stats().evicted) == (9, 0)
+    pushed_out = next(iter(bench.store._window))
+    for name in ("new", "newer"):
+        bench.store.put(key(name), of_weight(bench, 2 * KIB))
+    assert pushed_out not in bench.store._window
+    assert await bench.get("new")
+
+
 @pytest.mark.parametrize(
     ("weight", "kept"),
     [
