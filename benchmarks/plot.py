@@ -22,6 +22,7 @@ SHORT = {
     "5": "LiteLLM",
     "6": "Portkey",
     "7": "Envoy +\nno-op grpcio",
+    "8": "not\ncompiled",
 }
 
 
