@@ -275,7 +275,6 @@ def _judged(
         form=form,
         body=entry.answer,
         finished=finished,
-        fell_back=False,  # because it is kept under the name of the model that gave it
         bounded=filling.bounded,
     )
     if reason is not None:

@@ -27,7 +27,6 @@ class Reason(StrEnum):
     UNFINISHED = "unfinished"
     TOO_LARGE = "too-large"
     CONTENT_TYPE = "content-type"
-    FALLBACK = "fallback"  # another model than the first planned one gave it
     OUTPUT_BOUND = "output-bound"  # cut where a limit of the gateway's said, not the caller
     CONTENT_FILTER = "content-filter"
     REFUSAL = "refusal"

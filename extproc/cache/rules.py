@@ -96,20 +96,17 @@ def may_store(
     form: Form,
     body: bytes,
     finished: bool,
-    fell_back: bool,
     bounded: bool,
 ) -> Reason | None:
     """Return why a whole recorded answer is not kept; None where it may be.
 
-    `finished` as settlement found it. `fell_back`: another model than the plan's first gave it.
-    `bounded`: the gateway set the bound of output, or lowered the caller's.
+    `finished` as settlement found it. `bounded`: the gateway set the bound of output, or lowered
+    the caller's. Which model gave the answer is no matter: it is kept under that model's name.
     """
     if status != HTTPStatus.OK:
         return Reason.STATUS
     if not finished:
         return Reason.UNFINISHED
-    if fell_back:
-        return Reason.FALLBACK
     if len(body) + OVERHEAD_BYTES > policy.max_entry_bytes:
         return Reason.TOO_LARGE
     ending = endings.read(endpoint, form, body)

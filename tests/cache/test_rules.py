@@ -118,7 +118,6 @@ GOOD: dict[str, Any] = {
     "form": "json",
     "body": chat("stop"),
     "finished": True,
-    "fell_back": False,
     "bounded": False,
 }
 TOOL_CALLS = {"body": chat("tool_calls", tool_calls=[{"id": "c"}])}
@@ -132,7 +131,6 @@ KEEPS_TOOLS = Policy(True, tool_calls=True, max_entry_bytes=4096)
         pytest.param({"status": 500}, Reason.STATUS, id="an error"),
         pytest.param({"status": 203}, Reason.STATUS, id="another success"),
         pytest.param({"finished": False}, Reason.UNFINISHED, id="an answer that settlement found cut"),
-        pytest.param({"fell_back": True}, Reason.FALLBACK, id="another model's answer"),
         pytest.param({"body": chat("stop", content="x" * 4096)}, Reason.TOO_LARGE, id="a large answer"),
         pytest.param({"body": chat("stop")[:-1]}, Reason.UNREADABLE, id="a document that was cut"),
         pytest.param({"form": "sse", "body": chunks(delta("stop"), end="")}, Reason.UNREADABLE, id="a stream without its end"),
