@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from extproc import __version__
 from extproc.accesslog import AccessLog
 from extproc.admin.app import Readiness, create_app
+from extproc.admin.cache import CacheAdmin
 from extproc.admin.envoy import envoy_config_status
 from extproc.admin.explain import Explaining
 from extproc.admin.keys import KeyAdmin
@@ -46,6 +47,7 @@ from extproc.stores.keys import KeyStore
 from extproc.stores.memory import MemoryLedger
 from extproc.stores.open_answers import AnswerStores
 from extproc.stores.redis_ledger import RedisLedger
+from extproc.stores.tiered_answers import TieredAnswers
 from extproc.stores.usage_log import SqliteUsageLog
 from extproc.telemetry.metrics import Metrics
 from extproc.transport import Transport
@@ -150,6 +152,7 @@ class Server:
             version=__version__,
             keys=KeyAdmin(store, frozenset(config.tiers), time.time, os.urandom, self._keys_error),
             explaining=Explaining(partial(self._explain, gateway, store), health.states),
+            caching=self._cache_admin(self._answers),
             token=config.admin.token,
             env=self._env,
         )
@@ -239,6 +242,18 @@ class Server:
         record = None if key_id is None else await asyncio.to_thread(store.get, key_id)
         principal = principal_of(record, self._config.auth.anonymous_tier)
         return await explain(gateway, principal, head, body)
+
+    def _cache_admin(self, stores: AnswerStores | None) -> CacheAdmin | None:
+        if stores is None:
+            return None
+        answers = stores.answers
+        return CacheAdmin(
+            cache=answers,
+            stats=stores.near.stats,
+            flights=stores.flights.stats,
+            failed=partial(self.metrics.store_error, "cache"),
+            shared=answers.far.stats if isinstance(answers, TieredAnswers) else None,
+        )
 
     def _address(self) -> str:
         if self._worker is not None:

@@ -48,6 +48,7 @@ class AnswerStores:
             clock=time.time,
             observer=observer,
             new_id=_new_id,
+            cluster=redis.cluster,
         )
         far = tiered.far
         flights = RedisFlights(far.link, far.writer, tiered, clock=time.time, draw=random.random)

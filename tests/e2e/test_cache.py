@@ -16,6 +16,7 @@ from .stack import Stack, start_stack, wait_for
 
 CHAT = "/v1/chat/completions"
 MANY = 500
+ADMIN_VARIABLE, ADMIN_TOKEN = "LLM_EDGE_TEST_ADMIN_TOKEN", "t" * 32
 _numbers = itertools.count()
 
 
@@ -25,8 +26,10 @@ def cached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
     def change(config: dict[str, Any]) -> None:
         config["cache"] = {"enabled": True}
+        config["admin"]["token"] = {"env": ADMIN_VARIABLE}
 
-    stack = start_stack(tmp_path_factory.mktemp("cached"), change=change)
+    env = {ADMIN_VARIABLE: ADMIN_TOKEN}
+    stack = start_stack(tmp_path_factory.mktemp("cached"), change=change, env=env)
     yield stack
     stack.stop()
 
@@ -119,6 +122,33 @@ def test_anthropics_client_parses_the_same(
         upstream.content[0].text,
         upstream.usage.output_tokens,
     )
+
+
+def test_a_purge_is_of_whom_it_names(cached: Stack, keys: tuple[str, str], asked: str) -> None:
+    """By the admin API, which tells what is kept."""
+
+    def ask(key: str, **more: str) -> int:
+        headers = {"authorization": f"Bearer {key}", **more}
+        return httpx.post(f"{cached.base}{CHAT}", json=chat(asked), headers=headers).status_code
+
+    def admin(method: str, query: str = "") -> dict[str, Any]:
+        url = f"http://127.0.0.1:{cached.admin_port}/admin/cache{query}"
+        answer = httpx.request(method, url, headers={"authorization": f"Bearer {ADMIN_TOKEN}"})
+        assert answer.status_code == 200
+        told: dict[str, Any] = answer.json()
+        return told
+
+    for key in keys:
+        assert ask(key) == 200
+        kept(cached, key, chat(asked))
+    before = admin("GET")["kept"]
+    assert before["entries"] >= 2
+    assert admin("DELETE", "?tenant=one") == {"tenant": "one", "model": None}
+    only = {"cache-control": "only-if-cached"}
+    assert [ask(key, **only) for key in keys] == [504, 200]
+    after = admin("GET")["kept"]
+    assert after["purged"] > before["purged"]
+    assert after["entries"] < before["entries"]
 
 
 def test_a_hit_takes_a_request_and_nothing_else(
