@@ -55,10 +55,11 @@ soak: setup ## Load Envoy and the lane with mixed calls for SOAK_SECONDS (120): 
 	@$(BIN)/python -m tests.e2e.soak --seconds $(SOAK_SECONDS)
 
 .PHONY: crash
-crash: setup ## Run the long variants: 100 kills of a worker, 100,000 callers that leave, 1,000,000 answers
-	@LLM_EDGE_KILLS=100 LLM_EDGE_CANCELLATIONS=100000 \
+crash: setup ## Run the long variants: 100 kills, 100,000 callers that leave, millions of answers and strangers
+	@LLM_EDGE_KILLS=100 LLM_EDGE_CANCELLATIONS=100000 LLM_EDGE_STRANGERS=1000000 \
 	  $(BIN)/python -m pytest --timeout 1800 tests/stores/test_journal.py \
-	  tests/stores/test_redis_ledger.py tests/stores/test_redis_flights.py $(PYTEST_ARGS)
+	  tests/stores/test_redis_ledger.py tests/stores/test_redis_flights.py \
+	  tests/test_strangers.py $(PYTEST_ARGS)
 	@LLM_EDGE_CACHE_INSERTS=1000000 $(BIN)/python -m pytest --timeout 1800 -s -k mixed_sizes \
 	  tests/stores/test_memory_answers.py $(PYTEST_ARGS)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 SCRIPT = Path(__file__).with_name("wrk.lua")
 MARK = "@" * 16  # wrk.lua puts a number here
 LINE = "BENCH "
+KINDS = ("connect", "read", "write", "timeout", "status")  # of errors, as wrk counts them
 TIMEOUT_SECONDS = 30  # LiteLLM at 32 connections takes seconds when the machine is busy
 SLACK_SECONDS = 60
 WORDS = "Explain to a new colleague, with one example, how a reverse proxy balances load. "
@@ -26,13 +27,17 @@ class LoadError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one run of wrk measured. Latencies in milliseconds, corrected for late requests."""
+    """What one run of wrk measured. Latencies in milliseconds, corrected for late requests.
+
+    `failures` says what went wrong how often: `timeout: 2, status: 7 (429: 7)`.
+    """
 
     requests: int
     seconds: float
     p50_ms: float
     p99_ms: float
     errors: int
+    failures: str = ""
 
     @property
     def per_second(self) -> float:
@@ -74,13 +79,23 @@ def parse(output: str) -> Sample:
     if not lines:
         raise LoadError(f"wrk printed no result: {output.strip()[-500:]}")
     found = json.loads(lines[-1].removeprefix(LINE))
+    failed = {kind: found[kind] for kind in KINDS if found[kind]}
     return Sample(
         requests=found["requests"],
         seconds=found["duration_us"] / 1e6,
         p50_ms=found["p50_us"] / 1e3,
         p99_ms=found["p99_us"] / 1e3,
-        errors=sum(found[kind] for kind in ("connect", "read", "write", "timeout", "status")),
+        errors=sum(failed.values()),
+        failures=_counted(failed) + _by_status(found.get("statuses", {})),
     )
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{what}: {count}" for what, count in counts.items())
+
+
+def _by_status(counts: Mapping[str, int]) -> str:
+    return f" ({_counted(dict(sorted(counts.items())))})" if counts else ""
 
 
 def run(
@@ -91,8 +106,12 @@ def run(
     connections: int,
     seconds: float,
     unique: bool = True,
+    statuses: bool = False,
 ) -> Sample:
-    """Load `url` from one thread for whole `seconds` and return what it measured."""
+    """Load `url` from one thread for whole `seconds` and return what it measured.
+
+    `statuses` has refusals told by status, for a little of the load generator's time.
+    """
     argv = [find_wrk(), "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s"]
     argv += ["--timeout", f"{TIMEOUT_SECONDS}s", "-s", str(SCRIPT), url]
     lines = {"content-type": "application/json", **headers}
@@ -101,6 +120,7 @@ def run(
         "BENCH_BODY": str(body),
         "BENCH_HEADERS": "\n".join(f"{name}: {value}" for name, value in lines.items()),
         "BENCH_UNIQUE": "1" if unique else "0",
+        "BENCH_STATUSES": "1" if statuses else "0",
     }
     done = subprocess.run(
         argv, env=env, capture_output=True, text=True, check=False, timeout=seconds + SLACK_SECONDS

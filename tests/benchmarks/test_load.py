@@ -19,8 +19,17 @@ BENCH {"requests": 159999, "duration_us": 3018942, "bytes": 1, "p50_us": 427, "p
 def test_wrk_line_becomes_a_sample_with_all_errors_added_up():
     """Every kind of error counts, a refused status too."""
     sample = load.parse(PRINTED)
-    assert sample == Sample(159999, 3.018942, 0.427, 1.569, 15)
+    told = "connect: 1, read: 2, write: 3, timeout: 4, status: 5"
+    assert sample == Sample(159999, 3.018942, 0.427, 1.569, 15, told)
     assert sample.per_second == pytest.approx(52998.3, abs=0.1)
+
+
+def test_refusals_are_told_by_status_where_they_were_counted():
+    """So that a benchmark that fails says what it was refused with."""
+    counted = PRINTED.replace('"status": 5}', '"status": 5, "statuses": {"503": 1, "429": 4}}')
+    assert load.parse(counted).failures.endswith("status: 5 (429: 4, 503: 1)")
+    none = PRINTED.replace('"status": 5}', '"status": 0, "statuses": {}}')
+    assert load.parse(none).failures == "connect: 1, read: 2, write: 3, timeout: 4"
 
 
 @pytest.mark.parametrize("output", ["", "unable to connect to 127.0.0.1:1 Connection refused\n"])
