@@ -96,6 +96,8 @@ def _directory(config: Config) -> Iterator[Finding]:
     last = config.server.workers - 1
     sockets = [places.processor_socket, places.envoy_admin_socket]
     sockets += [places.worker_socket(last), places.worker_admin_socket(last)] if last else []
+    if config.state.store == "redis" and config.state.redis is None:
+        sockets.append(places.redis_socket)
     longest = max(len(os.fsencode(path)) for path in sockets)
     if longest > MAX_SOCKET_PATH_BYTES:
         detail = f"{longest} bytes; the system takes {MAX_SOCKET_PATH_BYTES}: shorten state.dir"
