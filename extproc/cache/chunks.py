@@ -111,15 +111,15 @@ def lists_of(kept: Json | None, found: Any, names: Collection[str]) -> Json | No
 
 
 class Script:
-    """Writes the chunks of one document in order."""
+    """Writes the chunks of one document in order, as for a call that asks for usage."""
 
     __slots__ = ("_after", "_before", "_extra", "_usage")
 
-    def __init__(self, whole: Json, kind: str, *, include_usage: bool) -> None:
+    def __init__(self, whole: Json, kind: str) -> None:
         if whole.get("error") is not None:
             raise CannotTell("an error was recorded")
         usage = whole.get("usage")
-        self._usage = None if usage is None or not include_usage else encode(an_object(usage))
+        self._usage = None if usage is None else encode(an_object(usage))
         head = {"object": kind} | {name: whole[name] for name in _REPEATED if name in whole}
         self._before = b"data: " + encode(head)[:-1] + b',"choices":['
         self._after = b"]}\n\n" if self._usage is None else b'],"usage":null}\n\n'
@@ -134,7 +134,7 @@ class Script:
         return self._before + encode(piece) + self._after
 
     def end(self) -> bytes:
-        """Return the last events: usage where it was asked for, and the end."""
+        """Return the last events: usage where it is told, and the end."""
         if self._usage is None:
             return _END
         return self._before + b'],"usage":' + self._usage + b"}\n\n" + _END

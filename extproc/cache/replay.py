@@ -9,19 +9,23 @@ made of what those say: the document a stream adds up to, or the events that add
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final, NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple, TypeAlias
+
+from msgspec.structs import replace
 
 from extproc.answers import Entry
 from extproc.cache import replay_chat, replay_completions, replay_messages, replay_responses
 from extproc.cache.recorded import CannotTell
 from extproc.cache.usage_event import without_usage
 
-__all__ = ["DOCUMENT", "EVENTS", "CannotTell", "Told", "replay"]
+__all__ = ["DOCUMENT", "EVENTS", "CannotTell", "Told", "other_form", "replay"]
 
 DOCUMENT: Final = "application/json"
 EVENTS: Final = "text/event-stream; charset=utf-8"  # as both APIs write it
 _USAGE_ON_REQUEST: Final = frozenset({"chat", "completions"})  # streams that omit usage by default
+
+_Retell: TypeAlias = Callable[[bytes], bytes]
 
 
 class Told(NamedTuple):
@@ -31,15 +35,8 @@ class Told(NamedTuple):
     body: bytes
 
 
-class _Unfold(Protocol):
-    def __call__(self, body: bytes, *, include_usage: bool) -> bytes: ...
-
-
-class _Fold(Protocol):
-    def __call__(self, body: bytes) -> bytes: ...
-
-
-_OTHER_FORM: Final[Mapping[str, tuple[_Fold, _Unfold]]] = {
+# For each endpoint that streams: a stream as a document, and a document as a stream.
+_OTHER_FORM: Final[Mapping[str, tuple[_Retell, _Retell]]] = {
     "chat": (replay_chat.fold, replay_chat.unfold),
     "completions": (replay_completions.fold, replay_completions.unfold),
     "responses": (replay_responses.fold, replay_responses.unfold),
@@ -53,22 +50,32 @@ def replay(entry: Entry, *, stream: bool, include_usage: bool) -> Told:
     `include_usage` is what the call says in `stream_options`; it counts for chat and completions
     streams alone. Pure; linear in the size of the entry, without a copy where the form is the same.
 
-    Raises CannotTell where the answer cannot be told as asked without changing what it says, and
-    for recorded bytes that are no answer; then it is a miss.
+    Raises CannotTell as `other_form` does; then it is a miss.
     """
-    if stream == (entry.form == "sse"):
-        if not stream:
-            return Told(DOCUMENT, entry.body)
-        if include_usage or entry.endpoint not in _USAGE_ON_REQUEST:
-            return Told(EVENTS, entry.body)
-        return Told(EVENTS, without_usage(entry.body))
+    if stream != (entry.form == "sse"):
+        entry = other_form(entry)
+    if not stream:
+        return Told(DOCUMENT, entry.body)
+    if include_usage or entry.endpoint not in _USAGE_ON_REQUEST:
+        return Told(EVENTS, entry.body)
+    return Told(EVENTS, without_usage(entry.body))
+
+
+def other_form(entry: Entry) -> Entry:
+    """Return the entry as if its answer had been recorded in the other form.
+
+    For who tells it so more than once: a stream of many pieces costs 2.5 us for each.
+
+    Raises CannotTell where the answer cannot be told so without changing what it says, and for
+    recorded bytes that are no answer.
+    """
     forms = _OTHER_FORM.get(entry.endpoint)
     if forms is None:
         raise CannotTell("an endpoint that does not stream")
     fold, unfold = forms
     try:
-        if stream:
-            return Told(EVENTS, unfold(entry.body, include_usage=include_usage))
-        return Told(DOCUMENT, fold(entry.body))
+        if entry.form == "sse":
+            return replace(entry, form="json", body=fold(entry.body))
+        return replace(entry, form="sse", body=unfold(entry.body))
     except RecursionError:
         raise CannotTell("what was recorded is nested too deeply") from None

@@ -42,13 +42,13 @@ def fold(body: bytes) -> bytes:
     return chunks.fold(body, WHOLE, _Choice)
 
 
-def unfold(body: bytes, *, include_usage: bool) -> bytes:
+def unfold(body: bytes) -> bytes:
     """Return the stream of a document. Raises CannotTell.
 
     Per choice: its role, thoughts, text, refusal, two chunks for every tool call, and its end.
     """
     whole = document(body)
-    script = chunks.Script(whole, CHUNK, include_usage=include_usage)
+    script = chunks.Script(whole, CHUNK)
     out: list[bytes] = []
     for choice in chunks.choices_of(whole):
         index, logprobs = choice["index"], choice.get("logprobs")

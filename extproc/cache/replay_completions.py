@@ -21,10 +21,10 @@ def fold(body: bytes) -> bytes:
     return chunks.fold(body, KIND, _Choice)
 
 
-def unfold(body: bytes, *, include_usage: bool) -> bytes:
+def unfold(body: bytes) -> bytes:
     """Return the stream of a document: per choice its text, then its end. Raises CannotTell."""
     whole = document(body)
-    script = chunks.Script(whole, KIND, include_usage=include_usage)
+    script = chunks.Script(whole, KIND)
     out: list[bytes] = []
     for choice in chunks.choices_of(whole):
         ended = {"text": "", "logprobs": None}

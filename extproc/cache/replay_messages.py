@@ -156,12 +156,11 @@ class _Message:
         return self._message
 
 
-def unfold(body: bytes, *, include_usage: bool) -> bytes:
-    """Return the stream of a document; it always tells usage. Raises CannotTell.
+def unfold(body: bytes) -> bytes:
+    """Return the stream of a document. Raises CannotTell.
 
     Per block: its start, one delta for all its text, thoughts or input, and its stop.
     """
-    del include_usage
     whole = document(body)
     if whole.get("type") != "message" or type(whole.get("stop_reason")) is not str:
         raise CannotTell("what was recorded is not a whole message")

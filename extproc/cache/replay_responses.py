@@ -69,9 +69,8 @@ def fold(body: bytes) -> bytes:
     return found
 
 
-def unfold(body: bytes, *, include_usage: bool) -> bytes:
-    """Return the stream of a document; it always tells usage. Raises CannotTell."""
-    del include_usage
+def unfold(body: bytes) -> bytes:
+    """Return the stream of a document. Raises CannotTell."""
     whole = document(body)
     status = whole.get("status")
     kinds = [kind for kind, ended in _ENDS.items() if ended == status]

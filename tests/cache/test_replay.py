@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extproc.answers import Form
-from extproc.cache.replay import DOCUMENT, EVENTS, CannotTell, Told, replay
+from extproc.cache.replay import DOCUMENT, EVENTS, CannotTell, Told, other_form, replay
 from extproc.dialects.sse import Reader, TooLong
 from extproc.simulator.behaviour import Behaviour
 
@@ -77,6 +78,16 @@ def test_the_end_of_the_other_form_says_the_same(endpoint: str) -> None:
     stream = replay(entry(endpoint, "json", document), stream=True, include_usage=True).body
     again = replay(entry(endpoint, "sse", stream), stream=False, include_usage=True).body
     assert json.loads(again) == json.loads(document)
+
+
+@pytest.mark.parametrize("endpoint", REQUESTS)
+def test_the_other_form_is_an_entry_of_its_own(endpoint: str) -> None:
+    """All else about the answer is as it was; told in its form it is the same bytes."""
+    kept = entry(endpoint, "sse", STREAMS[endpoint])
+    other = other_form(kept)
+    assert msgspec.structs.replace(other, form="sse", body=kept.body) == kept
+    told = replay(kept, stream=False, include_usage=False)
+    assert replay(other, stream=False, include_usage=False) == told == Told(DOCUMENT, other.body)
 
 
 def test_a_document_nested_past_every_stack_is_a_miss() -> None:

@@ -253,32 +253,27 @@ def document(
     return {**STAMP, "object": "chat.completion", "choices": choices, **more}
 
 
-def unfolded(whole: Any, *, include_usage: bool = False) -> list[Any]:
-    return events(unfold(json.dumps(whole).encode(), include_usage=include_usage))
+def unfolded(whole: Any) -> list[Any]:
+    return events(unfold(json.dumps(whole).encode()))
 
 
-@pytest.mark.parametrize("include_usage", [False, True])
-def test_a_document_streams_as_the_api_does(include_usage: bool) -> None:
-    """Role, text, end, usage where it was asked for, and [DONE]."""
-    whole = document(
-        message("Hi."), service_tier="default", system_fingerprint="fp", usage=USAGE, x=[1]
-    )
-    same = {
-        **STAMP,
-        "object": "chat.completion.chunk",
-        "service_tier": "default",
-        "system_fingerprint": "fp",
-    }
-    none: dict[str, Any] = {"usage": None} if include_usage else {}
+@pytest.mark.parametrize("told", [False, True], ids=["no usage", "usage"])
+def test_a_document_streams_as_the_api_does(told: bool) -> None:
+    """Role, text, end, usage where the document tells it, and [DONE]."""
+    usage = {"usage": USAGE} if told else {}
+    more = {"service_tier": "default", "system_fingerprint": "fp"}
+    whole = document(message("Hi."), **more, x=[1], **usage)
+    same = {**STAMP, "object": "chat.completion.chunk", **more}
+    none: dict[str, Any] = {"usage": None} if told else {}
     nothing = {"logprobs": None, "finish_reason": None}
     role = {"index": 0, "delta": {"role": "assistant", "content": "", "refusal": None}, **nothing}
     text = {"index": 0, "delta": {"content": "Hi."}, **nothing}
     end = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": "stop"}
-    assert unfolded(whole, include_usage=include_usage) == [
+    assert unfolded(whole) == [
         {**same, "choices": [role], "x": [1], **none},
         {**same, "choices": [text], **none},
         {**same, "choices": [end], **none},
-        *([{**same, "choices": [], "usage": USAGE}] if include_usage else []),
+        *([{**same, "choices": [], **usage}] if told else []),
         "[DONE]",
     ]
 
@@ -343,7 +338,7 @@ CANNOT_UNFOLD: list[Any] = [
 def test_what_cannot_be_unfolded_is_said_to_be(whole: Any) -> None:
     """A miss rather than a stream that no API sends."""
     with pytest.raises(CannotTell):
-        unfolded(whole, include_usage=True)
+        unfolded(whole)
 
 
 TEXT = st.text(max_size=12)
@@ -384,7 +379,7 @@ DOCUMENTS = st.builds(
 def test_unfolding_and_folding_again_changes_nothing(whole: dict[str, Any]) -> None:
     """Whatever is said, with every field that is known and some that are not."""
     body = json.dumps(whole, ensure_ascii=False).encode()
-    assert json.loads(fold(unfold(body, include_usage=True))) == whole
+    assert json.loads(fold(unfold(body))) == whole
 
 
 @given(DOCUMENTS, st.data())
@@ -392,7 +387,7 @@ def test_how_a_stream_is_cut_into_chunks_changes_nothing(
     whole: dict[str, Any], data: st.DataObject
 ) -> None:
     """Texts and arguments in any pieces, choices in any turns."""
-    *chunks, done = events(unfold(json.dumps(whole).encode(), include_usage=True))
+    *chunks, done = events(unfold(json.dumps(whole).encode()))
     assert done == "[DONE]"
     recut = [piece for one in chunks for piece in pieces_of(one, data)]
     turns = data.draw(st.permutations(range(len(whole["choices"]))))

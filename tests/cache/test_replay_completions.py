@@ -89,16 +89,16 @@ def test_what_cannot_be_folded_is_said_to_be(body: bytes) -> None:
 def test_what_cannot_be_unfolded_is_said_to_be(whole: Any) -> None:
     """A miss rather than a stream that no API sends."""
     with pytest.raises(CannotTell):
-        unfold(json.dumps(whole).encode(), include_usage=True)
+        unfold(json.dumps(whole).encode())
 
 
 def test_a_document_streams_as_the_api_does() -> None:
-    """The text, then the end, then usage where it was asked for."""
-    whole = {**piece("a", end="stop"), "usage": USAGE}
+    """The text, then the end, then usage where the document tells it."""
+    whole = piece("a", end="stop")
     text, end = piece("a"), piece("", end="stop")
-    body = json.dumps(whole).encode()
-    assert events(unfold(body, include_usage=False)) == [text, end, "[DONE]"]
-    assert events(unfold(body, include_usage=True)) == [
+    assert events(unfold(json.dumps(whole).encode())) == [text, end, "[DONE]"]
+    whole["usage"] = USAGE
+    assert events(unfold(json.dumps(whole).encode())) == [
         {**text, "usage": None},
         {**end, "usage": None},
         {**STAMP, "choices": [], "usage": USAGE},
@@ -125,7 +125,7 @@ def test_how_a_stream_is_cut_into_chunks_changes_nothing(
         queues.append([*cut, piece("", index, "stop")])
     whole = {**STAMP, "choices": wholes, "usage": USAGE}
     body = json.dumps(whole).encode()
-    assert json.loads(fold(unfold(body, include_usage=True))) == whole
+    assert json.loads(fold(unfold(body))) == whole
     order = [number for number, queue in enumerate(queues) for _ in queue]
     turns.shuffle(order)
     chunks = [queues[number].pop(0) for number in order]

@@ -68,7 +68,7 @@ def message(*content: Any, reason: Any = "end_turn", **more: Any) -> dict[str, A
 
 
 def unfolded(whole: Any) -> list[Any]:
-    return events(unfold(json.dumps(whole).encode(), include_usage=False))
+    return events(unfold(json.dumps(whole).encode()))
 
 
 WHOLES: list[Any] = [
@@ -108,7 +108,7 @@ ODD: list[Any] = [
 def test_unfolding_and_folding_again_changes_nothing(whole: dict[str, Any]) -> None:
     """Every kind of block, end and count."""
     body = json.dumps(whole, ensure_ascii=False).encode()
-    assert json.loads(fold(unfold(body, include_usage=False))) == whole
+    assert json.loads(fold(unfold(body))) == whole
 
 
 @pytest.mark.parametrize("whole", WHOLES)

@@ -82,7 +82,7 @@ def response(*output: Any, **more: Any) -> dict[str, Any]:
 
 
 def unfolded(whole: Any) -> list[Any]:
-    return events(unfold(json.dumps(whole).encode(), include_usage=False))
+    return events(unfold(json.dumps(whole).encode()))
 
 
 OUTPUTS: list[Any] = [
@@ -104,7 +104,7 @@ def test_a_document_comes_back_byte_for_byte(output: list[Any]) -> None:
         .encode()
         .replace(b'"created_at": 7', b'"created_at": 7.0e0, "new": [1.0E2, 1234567890123456789012]')
     )
-    assert fold(unfold(body, include_usage=True)) == body
+    assert fold(unfold(body)) == body
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
@@ -216,7 +216,7 @@ def test_lines_of_a_document_do_not_end_its_event() -> None:
     """A document over several lines, as OpenAI writes it, is put on one."""
     whole = response(message(part("a\nb")))
     body = json.dumps(whole, indent=2).encode().replace(b"\n", b"\r\n")
-    assert events(unfold(body, include_usage=False))[-1]["response"] == whole
+    assert events(unfold(body))[-1]["response"] == whole
 
 
 def last(**more: Any) -> dict[str, Any]:
@@ -311,4 +311,4 @@ def test_deltas_add_up_to_what_is_done(output: list[Any]) -> None:
                 event[name] for name in ("text", "refusal", "arguments", "input") if name in event
             ]
             assert done == [texts.get(place, "")]
-    assert json.loads(fold(unfold(json.dumps(whole).encode(), include_usage=False))) == whole
+    assert json.loads(fold(unfold(json.dumps(whole).encode()))) == whole
