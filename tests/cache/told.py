@@ -16,7 +16,7 @@ from extproc.simulator.behaviour import Behaviour
 from extproc.simulator.dialect import Call, Script, Stamp
 from extproc.simulator.openai import OpenAI
 
-STAMP = Stamp("0123456789", 1_700_000_000)
+SIMULATED = Stamp("0123456789", 1_700_000_000)
 PATHS = {
     "chat": "/v1/chat/completions",
     "completions": "/v1/completions",
@@ -36,7 +36,7 @@ def simulated(endpoint: str, request: dict[str, Any], behaviour: Behaviour) -> b
     dialect = (Anthropic if endpoint == "messages" else OpenAI)(["m"])
     call = dialect.read("POST", PATHS[endpoint], json.dumps(request).encode())
     assert isinstance(call, Call), call
-    answer = call.render(behaviour, STAMP)
+    answer = call.render(behaviour, SIMULATED)
     if isinstance(answer, Script):
         return b"".join(event.data for event in answer.events)
     return answer.body
@@ -64,3 +64,20 @@ def events(body: bytes) -> list[Any]:
         assert not name or found[-1]["type"] == name.decode()
     assert reader.finish() == []
     return found
+
+
+STAMP = {"id": "c1", "created": 7, "model": "m"}
+USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+
+
+def chunk(*choices: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """Return a chunk of a chat completion."""
+    return {**STAMP, "object": "chat.completion.chunk", "choices": list(choices), **more}
+
+
+def says(delta: Any, index: Any = 0, end: Any = None, **more: Any) -> dict[str, Any]:
+    """Return a chunk with a delta of one choice."""
+    return chunk({"index": index, "delta": delta, "finish_reason": end}, **more)
+
+
+END = says({}, end="stop")
