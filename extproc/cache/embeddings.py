@@ -5,7 +5,7 @@ stores, HTTP. Vectors are never read: floats and base64 stay the bytes they came
 Source: OpenAI API reference, Embeddings.
 
 What is kept of an input is a whole answer to a call for it alone, laid out so that its vector is
-found without parsing it:
+found without parsing it (an answer to such a call as upstream laid it out is read as well):
 
     {"data":[{"index":0,<its other members>}],"object":"list","model":<name>,"usage":{...}}
 
@@ -15,7 +15,7 @@ estimate, but the shares of one answer add up to what it counted.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, Final
 
@@ -61,6 +61,9 @@ class _Answer(msgspec.Struct, gc=False):
     model: str
 
 
+_ALONE: Final = Batch((b'""',), (), Span(0, 0), {})
+
+
 class _Usage(msgspec.Struct, gc=False):
     prompt_tokens: int | None = None
 
@@ -104,11 +107,15 @@ def split(body: bytes) -> Batch:
     return Batch(tuple(map(_encode, value)), tuple(found), at, rest)
 
 
-def to_ask(batch: Batch, known: Container[int]) -> tuple[int, ...]:
-    """Return the indexes to ask for: of inputs that are not known, each one once, in order."""
+def to_ask(batch: Batch, known: Collection[int]) -> tuple[int, ...]:
+    """Return the indexes to ask for: of inputs that are not known, each one once, in order.
+
+    An input is known where one that is written elsewhere and means the same is.
+    """
+    found = {batch.pieces[index] for index in known}
     first: dict[bytes, int] = {}
     for index, piece in enumerate(batch.pieces):
-        if index not in known:
+        if piece not in found:
             first.setdefault(piece, index)
     return tuple(first.values())
 
@@ -204,10 +211,12 @@ def _data(batch: Batch, kept: Mapping[int, bytes]) -> tuple[bytes, list[_End]]:
 
 def _read(one: bytes) -> tuple[bytes, _End]:
     """Return the members of a kept item after its index, and those of the answer after it."""
-    # The last, because after it come a string, in which quotes are escaped, and counts.
     stop = one.rfind(_ITEM_END)
-    if stop < 0 or not one.startswith(_HEAD):
-        raise CannotTell("what was kept is no embedding")
+    # Without a brace inside there is no second item, and nothing that looks like the end of one.
+    if not one.startswith(_HEAD) or stop < 0 or one.find(b"{", len(_HEAD), stop) >= 0:
+        one = take_apart(one, _ALONE, (0,)).kept[0]
+        # The last, because after it come a string, in which quotes are escaped, and counts.
+        stop = one.rfind(_ITEM_END)
     try:
         end = _decode_end(b"{" + one[stop + _TO_MEMBERS :])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

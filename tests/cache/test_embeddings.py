@@ -70,6 +70,7 @@ def test_a_body_is_split_into_inputs(where: str, written: str, pieces: list[str]
         pytest.param(["a", "b", "c"], (0, 1, 2), (), id="all known"),
         pytest.param(["a", "b", "a", "b", "b"], (), (0, 1), id="each once"),
         pytest.param(["a", "b", "a"], (0, 2), (1,), id="a double known"),
+        pytest.param(["a", "b", "a"], (2,), (1,), id="one of a double known"),
     ],
 )
 def test_what_is_asked_for(
@@ -217,13 +218,30 @@ KEPT = take_apart(answer(A, B), split(body_of(["a", "b"])), (0, 1)).kept
 OTHER = take_apart(answer(A, model="e-2"), split(body_of("b")), (0,)).kept[0]
 
 
+LAID_OUT_SO = (
+    b'{"data":[{"index":0,"embedding":[2.0]},{"index":1,"embedding":[3.0]}],'
+    b'"object":"list","model":"e-1"}'
+)
+
+
+def test_an_answer_to_one_input_may_be_kept_as_it_came() -> None:
+    """However upstream laid it out."""
+    batch = split(body_of(["a", "b"]))
+    for second in (
+        answer(B, tokens=5),
+        json.dumps(json.loads(answer(B, tokens=5)), indent=2).encode(),
+    ):
+        assert json.loads(whole(batch, {0: KEPT[0], 1: second})) == json.loads(answer(A, B))
+
+
 @pytest.mark.parametrize(
     "second",
     [
         pytest.param(OTHER, id="of another model"),
         pytest.param(None, id="missing"),
         pytest.param(b"", id="empty"),
-        pytest.param(answer(B), id="laid out by another hand"),
+        pytest.param(answer(B, B), id="two answers"),
+        pytest.param(LAID_OUT_SO, id="two answers laid out as one that is kept"),
         pytest.param(KEPT[1][:-1], id="cut short"),
         pytest.param(KEPT[1][1:], id="cut at the start"),
         pytest.param(KEPT[1].replace(b'"e-1"', b'"\xff"'), id="not UTF-8"),
