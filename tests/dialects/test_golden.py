@@ -1,4 +1,5 @@
-"""Translations against reviewed files: `tests/golden/<translation>/<name>.in.*` and `.out.*`.
+"""Translations against reviewed files: `tests/golden/<translation>/<name>.in.*` and `.out.*`; of
+recorded streams the outputs alone.
 
 `LLM_EDGE_WRITE_GOLDEN=1` writes the outputs anew; a change of theirs is reviewed as code is.
 """
@@ -71,8 +72,29 @@ def test_a_translation_is_the_reviewed_one(given: Path) -> None:
     assert made == expected.read_text()
 
 
+RECORDED = sorted((GOLDEN / "recorded_to_openai").glob("*.out.txt"))
+
+
+@pytest.mark.parametrize("expected", RECORDED, ids=lambda one: one.name.partition(".")[0])
+def test_a_recorded_stream_is_translated_as_reviewed(expected: Path, shared_data: Path) -> None:
+    """Anthropic's own recordings, which are not ours to keep here, byte for byte."""
+    name = expected.name.replace(".out.", ".")
+    data = (shared_data / "sse" / "anthropic" / name).read_bytes()
+    made = stream(stream_to_openai.Translator(CREATED), data)
+    if WRITE:
+        expected.write_text(made)
+    assert made == expected.read_text()
+
+
+def test_every_recorded_stream_has_a_reviewed_translation(shared_data: Path) -> None:
+    """None is forgotten when one is added."""
+    recorded = {one.stem for one in (shared_data / "sse" / "anthropic").glob("*.txt")}
+    assert {one.name.partition(".")[0] for one in RECORDED} == recorded
+
+
 def test_every_translation_has_cases() -> None:
     """No direction is forgotten, and no file lies unused."""
     assert {one.parent.name for one in CASES} == set(TRANSLATIONS)
-    outputs = {one.name.replace(".out.", ".in.") for one in GOLDEN.glob("*/*.out.*")}
+    written = set(GOLDEN.glob("*/*.out.*")) - set(RECORDED)
+    outputs = {one.name.replace(".out.", ".in.") for one in written}
     assert outputs == {one.name for one in CASES}
