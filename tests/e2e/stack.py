@@ -227,13 +227,15 @@ class Stack:
         return self.rows(query, key_name)
 
     def wait_ready(self) -> None:
-        """Return once the processor is ready and Envoy attached."""
+        """Return once the providers listen, the processor is ready and Envoy attached."""
 
         def ready() -> bool:
             for service in self.services:
                 assert service.process is not None
                 assert service.process.poll() is None, f"{service.name} ended:\n{service.tail()}"
             try:
+                for url in self.sims.values():
+                    httpx.get(f"{url}/sim/requests").raise_for_status()
                 return self.admin_get("/readyz").status_code == 200
             except httpx.TransportError:
                 return False
