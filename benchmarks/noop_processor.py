@@ -65,10 +65,11 @@ CONTINUE_BODY = plan("json")
 class Nothing:
     """One exchange, and all of them: continue, then the plan."""
 
-    __slots__ = ("ended",)
+    __slots__ = ("ended", "patience_s")
 
     def __init__(self) -> None:
         self.ended = False
+        self.patience_s = None
 
     def open(self) -> "Nothing":
         """Start one exchange."""
@@ -82,6 +83,10 @@ class Nothing:
         if raw[0] != REQUEST_HEADERS:
             raise ProtocolError("not headers, not body")
         return CONTINUE_HEADERS
+
+    def overdue(self) -> bytes:
+        """Say nothing: it waits for nobody."""
+        return b""
 
     def close(self) -> None:
         """Forget nothing."""

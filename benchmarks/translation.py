@@ -40,7 +40,7 @@ def chunk_us(direction: str) -> float:
 
 
 def _begun(direction: str) -> Translation:
-    exchange = Translation(time.time)
+    exchange = Translation(time.time, 60.0)
     first = ext_proc_pb2.ProcessingRequest()
     first.request_headers.SetInParent()
     named = {"xds.cluster_name": DIRECTIONS[direction][0]}

@@ -83,6 +83,16 @@ class Exchange:
             return self._translation.state is Attempt.ENDED
         return self._state is State.ENDED
 
+    @property
+    def patience_s(self) -> float | None:
+        """Return for how long a translated stream may be silent; None for all else."""
+        return None if self._translation is None else self._translation.patience_s
+
+    def overdue(self) -> bytes:
+        """End a translated stream whose provider has fallen silent."""
+        assert self._translation is not None, "nothing else is waited for"
+        return self._translation.overdue()
+
     async def receive(self, raw: bytes, say: Say = _to_nobody) -> bytes:
         """Answer one message. Raises ProtocolError.
 
@@ -94,7 +104,8 @@ class Exchange:
         try:
             message = wire.decode(raw)
             if message.kind is wire.Kind.UPSTREAM and self._state is State.NEW:
-                self._translation = Translation(self._gateway.clock)
+                silence_s = self._gateway.snapshot.wait_ms / 1000
+                self._translation = Translation(self._gateway.clock, silence_s)
                 return self._translate(self._translation, raw)
             event: str = message.kind
             if message.head is not None and message.head.ends:

@@ -38,7 +38,8 @@ class Snapshot:
     trusted_hops: int
     first_token_ms: int = 20_000
     cache: Policy = OFF
-    wait_ms: int = 60_000  # for another call's answer: Envoy ends a request that is silent longer
+    # For another call's answer or a translated stream's next: Envoy ends what is silent longer.
+    wait_ms: int = 60_000
 
 
 def compile_snapshot(config: Config, now: float, cache_secret: bytes = b"") -> Snapshot:

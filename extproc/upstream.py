@@ -42,6 +42,7 @@ class Event(StrEnum):
     NOTHING = "response_headers_without_body"
     CHUNK = "response_body"
     LAST_CHUNK = "response_body_ending"
+    TRAILERS = "response_trailers"
 
 
 LEGAL: Final[Mapping[tuple[State, Event], State]] = {
@@ -50,10 +51,12 @@ LEGAL: Final[Mapping[tuple[State, Event], State]] = {
     (State.AWAITS_ANSWER, Event.DOCUMENT): State.COLLECTS,
     (State.AWAITS_ANSWER, Event.EVENTS): State.STREAMS,
     (State.AWAITS_ANSWER, Event.NOTHING): State.ENDED,
-    # Envoy buffers a document whole, so its first chunk is its last.
+    # Envoy buffers a document whole, so its first chunk is its last, trailers after it or not.
     (State.COLLECTS, Event.LAST_CHUNK): State.ENDED,
+    (State.COLLECTS, Event.CHUNK): State.ENDED,
     (State.STREAMS, Event.CHUNK): State.STREAMS,
     (State.STREAMS, Event.LAST_CHUNK): State.ENDED,
+    (State.STREAMS, Event.TRAILERS): State.ENDED,
 }
 
 
@@ -75,7 +78,7 @@ def _status(message: wire.Message) -> int:
 
 
 class Translation:
-    """One attempt. `clock` is unix seconds."""
+    """One attempt. `clock` is unix seconds; a stream may be silent for `silence_s`."""
 
     __slots__ = (
         "_caller",
@@ -83,20 +86,38 @@ class Translation:
         "_lossy",
         "_model",
         "_request_id",
+        "_silence_s",
         "_status",
         "_stream",
         "state",
     )
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], silence_s: float) -> None:
         self.state = State.NEW
         self._clock = clock
+        self._silence_s = silence_s
         self._caller: Dialect = "openai"
         self._model = ""
         self._request_id = ""
         self._lossy: tuple[str, ...] = ()
         self._status = 0
         self._stream: Translator | None = None
+
+    @property
+    def patience_s(self) -> float | None:
+        """Return for how long no chunk may come, None where none is waited for."""
+        return self._silence_s if self.state is State.STREAMS else None
+
+    def overdue(self) -> bytes:
+        """Say in the caller's dialect that a stream fell silent.
+
+        It does not end the body: Envoy would take the attempt for a whole one and keep its
+        connection to the provider for ever. Who asks ends the exchange with an error, which makes
+        Envoy break off both sides.
+        """
+        assert self._stream is not None, "only streams are waited for"
+        self.state = State.ENDED
+        return wire.encode_chunk(self._stream.finish(), ends=False)
 
     def receive(self, raw: bytes) -> bytes:
         """Answer one message. Raises OutOfOrder and wire's Malformed."""
@@ -118,6 +139,8 @@ class Translation:
                 return self._answer(message, streamed=event is Event.EVENTS)
             case Event.CHUNK | Event.LAST_CHUNK:
                 return self._chunk(message)
+            case Event.TRAILERS:
+                return self._trailers()
 
     @property
     def _direction(self) -> Direction:
@@ -149,7 +172,14 @@ class Translation:
         data = self._stream.feed(message.body)
         if message.ends:
             data += self._stream.finish()
-        return wire.encode_chunk(data)
+        return wire.encode_chunk(data, ends=message.ends)
+
+    def _trailers(self) -> bytes:
+        """Let the trailers follow a stream that is whole. Raises OutOfOrder for one that is not."""
+        if self._stream is not None and self._stream.finish():
+            # Its error event would have to go before them, and there is one reply.
+            raise OutOfOrder(State.STREAMS, Event.TRAILERS)
+        return wire.encode_trailers()
 
     def _document(self, body: bytes) -> bytes:
         direction = self._direction

@@ -99,9 +99,9 @@ def encode_answer_headers(headers: Headers, *, streamed: bool) -> bytes:
         response.mode_override.request_header_mode = _Mode.SEND
         response.mode_override.response_header_mode = _Mode.SEND
         response.mode_override.request_body_mode = _Mode.BUFFERED
-        response.mode_override.response_body_mode = _Mode.STREAMED
+        response.mode_override.response_body_mode = _Mode.FULL_DUPLEX_STREAMED
         response.mode_override.request_trailer_mode = _Mode.SKIP
-        response.mode_override.response_trailer_mode = _Mode.SKIP
+        response.mode_override.response_trailer_mode = _Mode.SEND
     return response.SerializeToString()
 
 
@@ -120,12 +120,20 @@ def encode_answer(body: bytes, status: int | None) -> bytes:
     return response.SerializeToString()
 
 
-def encode_chunk(data: bytes) -> bytes:
-    """Send these bytes in the place of a chunk."""
+def encode_chunk(data: bytes, *, ends: bool) -> bytes:
+    """Send these bytes on; with `ends` nothing follows."""
     response = ext_proc_pb2.ProcessingResponse()
-    mutation = response.response_body.response.body_mutation
-    if data:
-        mutation.body = data
-    else:
-        mutation.clear_body = True
+    streamed = response.response_body.response.body_mutation.streamed_response
+    streamed.body = data
+    streamed.end_of_stream = ends
     return response.SerializeToString()
+
+
+_TRAILERS: Final = ext_proc_pb2.ProcessingResponse(
+    response_trailers=ext_proc_pb2.TrailersResponse()
+).SerializeToString()
+
+
+def encode_trailers() -> bytes:
+    """Let the answer's trailers go on as they are."""
+    return _TRAILERS

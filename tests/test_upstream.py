@@ -17,12 +17,13 @@ from .calls import answer
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "seed": 1}
 MESSAGE = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]}
+SILENCE_S = 7.0
 JSON, SSE = "application/json", "text/event-stream; charset=utf-8"
 
 
 def asked(cluster: str = "claude+openai", body: Any = CHAT) -> tuple[Translation, Any]:
     """Play the request's half and return the exchange and the body it sends upstream."""
-    exchange = Translation(lambda: 1_700_000_000.5)
+    exchange = Translation(lambda: 1_700_000_000.5, SILENCE_S)
     assert answer(exchange.receive(head(cluster, "upstream"))).request_headers is not None
     sent = answer(exchange.receive(request_body(json.dumps(body).encode())))
     return exchange, json.loads(sent.request_body.response.body_mutation.body)
@@ -82,12 +83,77 @@ def test_a_stream_is_translated_chunk_by_chunk() -> None:
     assert [(one.header.key, one.header.raw_value) for one in lossy] == [("x-llm-lossy", b"seed")]
     event = b'data: {"type":"message_start","message":{"id":"msg_1","model":"c"}}\n\n'
     first = answer(exchange.receive(chunk(event[:20]))).response_body.response
-    assert first.body_mutation.clear_body
+    assert streamed(first) == (b"", False)
     second = answer(exchange.receive(chunk(event[20:]))).response_body.response
-    assert b'"role":"assistant"' in second.body_mutation.body
+    assert b'"role":"assistant"' in streamed(second)[0]
     last = answer(exchange.receive(chunk(b'data: {"type":"message_stop"}', ends=True)))
-    assert last.response_body.response.body_mutation.body == b"data: [DONE]\n\n"
+    assert streamed(last.response_body.response) == (b"data: [DONE]\n\n", True)
     assert exchange.state is State.ENDED
+
+
+def streamed(common: Any) -> tuple[bytes, bool]:
+    """Return what a reply sends of a stream, and whether that ends it."""
+    found = common.body_mutation.streamed_response
+    return found.body, found.end_of_stream
+
+
+START = {
+    "claude+openai": b'data: {"type":"message_start","message":{"id":"msg_1","model":"c"}}\n\n',
+    "a+anthropic": b'data: {"id":"c","choices":[{"delta":{"content":"Hi"}}]}\n\n',
+}
+BROKEN = {
+    "claude+openai": b'data: {"error":{"message":"The provider broke off its answer."',
+    "a+anthropic": b'event: error\ndata: {"type":"error","error":{"type":"api_error"',
+}
+
+
+@pytest.mark.parametrize(
+    ("cluster", "body"), [("claude+openai", CHAT), ("a+anthropic", MESSAGE)], ids=BROKEN
+)
+def test_a_stream_that_falls_silent_says_so_in_its_callers_dialect(cluster: str, body: Any) -> None:
+    """Only a stream is waited for; the event does not end the body, the exchange is over."""
+    exchange, _ = asked(cluster, body)
+    assert exchange.patience_s is None
+    exchange.receive(response_head(200, SSE))
+    assert exchange.patience_s == SILENCE_S
+    exchange.receive(chunk(START[cluster] + b"data: {"))  # half an event is none
+    said, ends = streamed(answer(exchange.overdue()).response_body.response)
+    assert said.startswith(BROKEN[cluster])
+    assert said.endswith(b"\n\n")
+    assert not ends
+    assert (exchange.state, exchange.patience_s) == (State.ENDED, None)
+
+
+def test_a_document_is_waited_for_by_envoy() -> None:
+    """Its time limits are those of the whole call."""
+    exchange, _ = asked()
+    exchange.receive(response_head(200, JSON))
+    assert exchange.patience_s is None
+
+
+def test_a_document_before_trailers_is_whole() -> None:
+    """Envoy says so by handing it on without calling it the end."""
+    exchange, _ = asked()
+    exchange.receive(response_head(200, JSON))
+    body = json.dumps({"type": "message", "id": "m", "content": []}).encode()
+    common = answer(exchange.receive(chunk(body))).response_body.response
+    assert json.loads(common.body_mutation.body)["object"] == "chat.completion"
+    assert exchange.state is State.ENDED
+
+
+def test_trailers_follow_a_stream_that_is_whole() -> None:
+    """One that is not is broken off: there is no room for its error event any more."""
+    trailers = bytes(ProcessingRequest(response_trailers=HttpTrailers()))
+    for stop, whole in ((b'data: {"type":"message_stop"}\n\n', True), (b"", False)):
+        exchange, _ = asked()
+        exchange.receive(response_head(200, SSE))
+        exchange.receive(chunk(START["claude+openai"] + stop))
+        if whole:
+            assert answer(exchange.receive(trailers)).response_trailers is not None
+            assert exchange.state is State.ENDED
+        else:
+            with pytest.raises(OutOfOrder, match="response_trailers in state streams_events"):
+                exchange.receive(trailers)
 
 
 def test_events_under_an_error_status_are_a_document() -> None:
@@ -112,6 +178,7 @@ MESSAGES = {
     Event.NOTHING: response_head(200, JSON, ends=True),
     Event.CHUNK: chunk(b"x"),
     Event.LAST_CHUNK: chunk(b"x", ends=True),
+    Event.TRAILERS: bytes(ProcessingRequest(response_trailers=HttpTrailers())),
 }
 
 
@@ -132,9 +199,9 @@ def test_what_the_table_does_not_list_raises(state: State, event: Event) -> None
 
 
 def test_messages_of_another_kind_have_no_place() -> None:
-    """Trailers are not asked for, and bytes that are no message are malformed."""
+    """A request's trailers are not asked for, and bytes that are no message are malformed."""
     exchange, _ = asked()
     with pytest.raises(OutOfOrder):
-        exchange.receive(bytes(ProcessingRequest(response_trailers=HttpTrailers())))
+        exchange.receive(bytes(ProcessingRequest(request_trailers=HttpTrailers())))
     with pytest.raises(Malformed):
         exchange.receive(b"\xff")

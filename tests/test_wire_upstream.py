@@ -67,10 +67,11 @@ def test_a_stream_is_asked_for_chunk_by_chunk() -> None:
     assert headers_of(mutation) == {"x-llm-lossy": b"seed"}
     assert mutation.remove_headers == ["content-length"]
     mode = reply.mode_override
-    assert mode.response_body_mode == ProcessingModeBodySendMode.STREAMED
+    assert mode.response_body_mode == ProcessingModeBodySendMode.FULL_DUPLEX_STREAMED
     assert mode.request_body_mode == ProcessingModeBodySendMode.BUFFERED
     assert mode.response_header_mode == ProcessingModeHeaderSendMode.SEND
-    assert mode.response_trailer_mode == ProcessingModeHeaderSendMode.SKIP
+    assert mode.response_trailer_mode == ProcessingModeHeaderSendMode.SEND  # the body mode's rule
+    assert mode.request_trailer_mode == ProcessingModeHeaderSendMode.SKIP
 
 
 def test_a_document_needs_no_other_mode() -> None:
@@ -90,9 +91,15 @@ def test_an_answer_says_its_length_and_perhaps_another_status(status: int | None
     assert headers.get(":status") == (None if status is None else b"502")
 
 
-def test_a_chunk_that_became_nothing_is_cleared() -> None:
-    """Else Envoy would send the provider's bytes."""
-    assert answer(wire_upstream.encode_chunk(b"")).response_body.response.body_mutation.clear_body
-    assert (
-        answer(wire_upstream.encode_chunk(b"x")).response_body.response.body_mutation.body == b"x"
-    )
+@pytest.mark.parametrize("ends", [False, True])
+@pytest.mark.parametrize("data", [b"", b"x"], ids=["nothing", "bytes"])
+def test_a_chunk_is_sent_on_when_it_is_ready(data: bytes, ends: bool) -> None:
+    """Not in another's place: a reply that has no chunk may carry one."""
+    common = answer(wire_upstream.encode_chunk(data, ends=ends)).response_body.response
+    streamed = common.body_mutation.streamed_response
+    assert (streamed.body, streamed.end_of_stream) == (data, ends)
+
+
+def test_trailers_go_on_as_they_are() -> None:
+    """An empty reply is a reply to them."""
+    assert answer(wire_upstream.encode_trailers()).response_trailers is not None

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol, TypeAlias
 EXT_PROC: Final = "envoy.service.ext_proc.v3.ExternalProcessor"
 ACCESS_LOG: Final = "envoy.service.accesslog.v3.AccessLogService"
 HEALTH: Final = "grpc.health.v1.Health"
+SILENT: Final = "nothing came for too long"
 # Headers and framing beside the largest body; the other entries of the log beside a kept answer.
 MESSAGE_OVERHEAD_BYTES: Final = 256 * 1024
 
@@ -25,6 +26,13 @@ class Exchange(Protocol):
 
     @property
     def ended(self) -> bool: ...
+
+    @property
+    def patience_s(self) -> float | None:
+        """How long the peer may be silent after the last reply; None: for ever."""
+
+    def overdue(self) -> bytes:
+        """Return the last message, for a peer that was silent so long; the RPC is ABORTED then."""
 
     def receive(self, raw: bytes, say: Say) -> Coroutine[Any, Any, bytes]:
         """Answer a message; what is given to `say` meanwhile is sent before the answer."""

@@ -17,10 +17,12 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 
 from extproc.service import ProtocolError
-from extproc.transport import ACCESS_LOG, EXT_PROC, Exchange, Logs, Streams
+from extproc.transport import ACCESS_LOG, EXT_PROC, SILENT, Exchange, Logs, Streams
 from extproc.transport.bounds import Bounds
+from extproc.transport.call import Call
 from extproc.transport.http2 import Connection
 from extproc.transport.rpc import (
+    ABORTED,
     DEADLINE_EXCEEDED,
     INTERNAL,
     INVALID_ARGUMENT,
@@ -65,46 +67,6 @@ class Lane(Protocol):
 
     def quiet(self) -> None:
         """Nothing waits for this connection's windows any more."""
-
-
-class Call:
-    """One RPC: its bytes that are no message yet, and its exchange if it is an ext_proc stream."""
-
-    __slots__ = (
-        "buffer",
-        "done",
-        "exchange",
-        "half_closed",
-        "logs",
-        "method",
-        "ready",
-        "responded",
-        "service",
-        "stream",
-        "task",
-        "timer",
-        "told",
-    )
-
-    def __init__(self, stream: Stream, method: Method | None) -> None:
-        self.stream = stream
-        self.method = method
-        self.buffer = bytearray()
-        self.exchange: Exchange | None = None
-        self.logs = False  # counted as an access-log stream
-        self.responded = False
-        self.half_closed = False
-        self.done = False  # answered, though the answer may still wait for a window
-        self.ready = False  # listed for a later turn
-        self.task: asyncio.Task[None] | None = None
-        self.timer: asyncio.TimerHandle | None = None
-        self.service: str | None = None  # whose health is watched
-        self.told = b""  # the health that was told last
-
-    def __repr__(self) -> str:
-        name = self.method.name if self.method else "unknown"
-        doing = "done" if self.done else "suspended" if self.task else "open"
-        return f"<Call {name} on {self.stream.number}, {doing}>"
 
 
 class Calls:
@@ -301,6 +263,34 @@ class Calls:
             self._forget(call)
         else:
             self.http.send(call.stream, head, data, b"")
+            patience_s = exchange.patience_s
+            if patience_s is not None:
+                call.heard = self._loop.time()
+                if call.silence is None:  # one timer a call, because a stream has many messages
+                    call.silence = self._loop.call_later(patience_s, self._silent, call, exchange)
+
+    def _silent(self, call: Call, exchange: Exchange) -> None:
+        """Give an exchange the last word if its peer has been silent for all of its patience."""
+        call.silence = None
+        patience_s = exchange.patience_s
+        if call.done or patience_s is None:
+            return
+        # Who does not read what was sent is not asked for more.
+        busy = call.task is not None or call.stream.queue is not None
+        left_s = patience_s if busy else call.heard + patience_s - self._loop.time()
+        if left_s > 0:
+            call.silence = self._loop.call_later(left_s, self._silent, call, exchange)
+            return
+        try:
+            reply = exchange.overdue()
+        except Exception:  # as above
+            log.exception("stream failed")
+            self._end(call, INTERNAL, "internal")
+        else:
+            data = prefix.pack(0, len(reply)) + reply
+            self.http.send(call.stream, b"", data, trailers(ABORTED, SILENT))
+            self._forget(call)
+        self._flush()
 
     def _health(self, call: Call, service: str) -> None:
         if call.method is Method.WATCH:
@@ -357,8 +347,9 @@ class Calls:
         call.done = True
         self._held_bytes -= len(call.buffer)
         call.buffer.clear()
-        if call.timer is not None:
-            call.timer.cancel()
+        for timer in (call.timer, call.silence):
+            if timer is not None:
+                timer.cancel()
         task, call.task = call.task, None
         if task is not None and task is not asyncio.current_task():
             task.cancel()

@@ -5,6 +5,7 @@ Knows: gRPC. Must not know: what the bytes mean.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
@@ -14,7 +15,14 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from extproc.service import ProtocolError
-from extproc.transport import ACCESS_LOG, EXT_PROC, MESSAGE_OVERHEAD_BYTES, Logs, Streams
+from extproc.transport import (
+    ACCESS_LOG,
+    EXT_PROC,
+    MESSAGE_OVERHEAD_BYTES,
+    SILENT,
+    Logs,
+    Streams,
+)
 
 log: Final = logging.getLogger(__name__)
 
@@ -84,7 +92,10 @@ class GrpcioTransport:
         exchange = self._streams.open()
         try:
             while not exchange.ended:
-                raw = await context.read()
+                raw = await _read(context, exchange.patience_s)
+                if raw is None:
+                    await context.write(exchange.overdue())
+                    await context.abort(grpc.StatusCode.ABORTED, SILENT)
                 if raw is grpc.aio.EOF:
                     return
                 reply = await exchange.receive(raw, context.write)
@@ -105,3 +116,15 @@ class GrpcioTransport:
         finally:
             self._log_streams -= 1
         return b""
+
+
+async def _read(context: Any, patience_s: float | None) -> Any:
+    """Return the next message, None where none came in time."""
+    if patience_s is None:
+        return await context.read()
+    reading = asyncio.ensure_future(context.read())
+    try:
+        done, _ = await asyncio.wait((reading,), timeout=patience_s)
+        return await reading if done else None
+    finally:
+        reading.cancel()

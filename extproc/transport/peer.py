@@ -14,7 +14,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol, cast
 
-from extproc.transport.calls import Call, Calls
+from extproc.transport.call import Call
+from extproc.transport.calls import Calls
 from extproc.transport.calls import Lane as CallsLane
 from extproc.transport.frames import ENHANCE_YOUR_CALM, ConnectionFault
 from extproc.transport.http2 import TURN_BUDGET

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from extproc.transport import ACCESS_LOG, EXT_PROC, HEALTH
 
 OK, INVALID_ARGUMENT, DEADLINE_EXCEEDED, NOT_FOUND = 0, 3, 4, 5
-RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL = 8, 12, 13
+RESOURCE_EXHAUSTED, ABORTED, UNIMPLEMENTED, INTERNAL = 8, 10, 12, 13
 prefix: Final = struct.Struct(">BL")
 PREFIX_BYTES: Final = prefix.size
 CONTENT_TYPE: Final = "application/grpc"

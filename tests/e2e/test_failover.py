@@ -11,8 +11,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import anthropic
 import httpx
+import httpx2
+import openai
 import pytest
+from anthropic import AsyncAnthropic
+from openai import AsyncOpenAI
 
 from .broken import Broken
 from .failing import (
@@ -51,7 +56,8 @@ def running(tmp_path_factory: pytest.TempPathFactory, broken: dict[str, Broken])
             models[name] = model(("b", name), ("a", "good"))
         for name in ("gone", "picky", "hasty"):
             models[name] = model(("dead" if name == "gone" else "b", name))
-        models["silent-claude"] = model(("claude", "silent"), ("a", "good"))
+        for name in GOOD.values():
+            models[f"silent-{name}"] = model((name, "silent"), ("c", "good"))
         models["fast"] = model(("a", "fast"), ("b", "fast"), ("c", "fast"), strategy="fastest")
 
     directory = tmp_path_factory.mktemp("failover")
@@ -253,30 +259,89 @@ def test_reset_headers_count_where_there_is_no_retry_after(
     assert not [key for key in answers[0].headers if key.startswith(theirs)]
 
 
+SILENT = [  # the caller's dialect, and who falls silent
+    pytest.param("openai", "a", id="an OpenAI stream passed through"),
+    pytest.param("anthropic", "claude", id="an Anthropic stream passed through"),
+    pytest.param("openai", "claude", id="an Anthropic stream translated"),
+    pytest.param("anthropic", "a", id="an OpenAI stream translated"),
+]
+BREAKS = (httpx.TransportError, httpx2.TransportError, openai.APIConnectionError)
+
+
+@pytest.fixture(scope="module")
+def silences(running: Stack, api_key: str) -> dict[str, tuple[int, Exception]]:
+    """Read a stream of each kind, all at once, with the official clients, until it breaks.
+
+    By the request's id: how many events were seen, and what the client raised.
+    """
+    running.clear_sims()
+    found: dict[str, tuple[int, Exception]] = {}
+    said: Any = [{"role": "user", "content": "hi"}]
+
+    async def read(name: str, opened: Any) -> None:
+        seen = 0
+        try:
+            async for _ in await opened:
+                seen += 1
+        except (openai.APIError, anthropic.APIError, *BREAKS) as error:
+            found[name] = (seen, error)
+
+    async def all_at_once() -> None:
+        async with (
+            AsyncOpenAI(base_url=f"{running.base}/v1", api_key=api_key, max_retries=0) as chat,
+            AsyncAnthropic(base_url=running.base, api_key=api_key, max_retries=0) as claude,
+        ):
+            calls = []
+            for caller, provider in [one.values for one in SILENT]:
+                name = f"silent-{caller}-{provider}"
+                fields: Any = {"model": f"silent-{provider}", "messages": said, "stream": True}
+                fields["extra_headers"] = {"x-request-id": name}
+                if caller == "openai":
+                    calls.append(read(name, chat.chat.completions.create(**fields)))
+                else:
+                    calls.append(read(name, claude.messages.create(max_tokens=50, **fields)))
+            await asyncio.gather(*calls)
+
+    for provider in ("a", "claude"):
+        running.behave(provider, stall_after_chunks=6)
+    asyncio.run(all_at_once())
+    return found
+
+
+@pytest.mark.parametrize(("caller", "provider"), SILENT)
 def test_a_stream_that_falls_silent_ends_and_is_charged_for_what_was_seen(
-    running: Stack, client: httpx.Client
+    running: Stack, silences: dict[str, tuple[int, Exception]], caller: str, provider: str
 ) -> None:
-    """By the idle limit, as a break the client can see, and nobody else answers."""
-    running.behave("a", stall_after_chunks=3)
-    content = body("after-dead", stream=True)
-    seen = b""
+    """A translated one by an error event in the caller's dialect, else by a break it can see.
 
-    def read() -> None:
-        nonlocal seen
-        with client.stream("POST", CHAT, json=content, headers={"x-request-id": "mute"}) as answer:
-            for piece in answer.iter_bytes():
-                seen += piece
-
-    with pytest.raises(httpx.RemoteProtocolError):
-        read()
-    assert seen.count(b"data: ") >= 3
-    assert b"[DONE]" not in seen
-    row = row_of(running, "mute")
-    assert (row["ended"], row["usage_source"]) == ("partial", "partial")
-    assert "stream_idle_timeout" in row["flags"]
+    In neither case does anybody else answer.
+    """
+    name = f"silent-{caller}-{provider}"
+    seen, error = silences[name]
+    assert seen >= 3
+    row = row_of(running, name)
+    if GOOD[caller] == provider:
+        assert isinstance(error, BREAKS)
+        assert "stream_idle_timeout" in row["flags"]
+    else:
+        assert isinstance(error, openai.APIError if caller == "openai" else anthropic.APIError)
+        assert "The provider broke off its answer." in str(error)
+        assert "stream_idle_timeout" not in row["flags"]
+    assert (row["ended"], row["usage_source"], row["provider"]) == ("partial", "partial", provider)
+    assert row["attempts"] == 1
     assert row["output"] > 0
     assert row["cost_pico_usd"] > 0
-    assert running.sim_log("b") == running.sim_log("c") == []
+
+
+def test_who_fell_silent_is_let_go_of(running: Stack, silences: dict[str, Any]) -> None:
+    """No connection to a provider outlives the stream that was ended."""
+    assert silences
+
+    def busy() -> dict[str, int]:
+        stats = running.envoy_stats(r"cluster\.(a|claude)(\+[a-z]+)?\.upstream_rq_active$")
+        return {name: count for name, count in stats.items() if count}
+
+    wait_for("the providers to be let go of", lambda: not busy())
 
 
 def test_fastest_goes_to_the_quickest_and_follows_a_swap(

@@ -22,6 +22,7 @@ from extproc.transport import ACCESS_LOG, EXT_PROC, MESSAGE_OVERHEAD_BYTES, Tran
 
 MAX_BODY_BYTES = 64 * 1024
 LIMIT_BYTES = MAX_BODY_BYTES + MESSAGE_OVERHEAD_BYTES
+IMPATIENT_S = 0.05  # of an exchange that waits for nobody
 PATIENCE_S = 30  # no test waits so long unless it fails
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 
@@ -33,6 +34,7 @@ class Echo:
     ended: bool = False
     closes: int = 0
     broken_close: bool = False
+    patience_s: float | None = None
     received: list[bytes] = field(default_factory=list)
     entered: asyncio.Event = field(default_factory=asyncio.Event)
     released: asyncio.Event = field(default_factory=asyncio.Event)
@@ -50,6 +52,7 @@ class Echo:
                 await asyncio.Event().wait()
             finally:
                 self.left.set()
+        self.patience_s = IMPATIENT_S if raw.startswith(b"impatient") else self.patience_s
         if raw.startswith(b"wait"):
             await say(b"a moment")
         if raw.startswith((b"later", b"wait and later")):
@@ -75,6 +78,11 @@ class Echo:
             raise ProtocolError("bad later")
         self.ended = raw == b"end"
         return raw
+
+    def overdue(self) -> bytes:
+        if self.received[-1] == b"impatient bug":
+            raise ZeroDivisionError
+        return b"overdue"
 
     def close(self) -> None:
         self.closes += 1
@@ -255,6 +263,32 @@ async def test_a_client_that_is_done_ends_the_stream(bench: Bench) -> None:
     assert await stream.code() is grpc.StatusCode.OK
     (exchange,) = bench.opened.exchanges
     await within(exchange.closed)
+
+
+async def test_a_peer_that_is_silent_for_too_long_gets_the_last_word(bench: Bench) -> None:
+    """Counted from the last reply, however many there were; the call ends with an error."""
+    stream, loop = bench.process(), asyncio.get_running_loop()
+    assert await ask(stream, b"impatient") == b"impatient"
+    assert await ask(stream, b"late") == b"timed out"  # 10 ms later
+    heard = loop.time()
+    assert await stream.read() == b"overdue"
+    assert loop.time() - heard >= IMPATIENT_S * 0.9
+    assert await failure(stream) is grpc.StatusCode.ABORTED
+    (exchange,) = bench.opened.exchanges
+    await within(exchange.closed)
+    assert exchange.closes == 1
+
+
+async def test_patience_ends_with_its_exchange(bench: Bench) -> None:
+    """One that has ended is not asked, and others are waited for."""
+    other, stream = bench.process(), bench.process()
+    assert await ask(other, b"one") == b"one"
+    assert [await ask(stream, raw) for raw in (b"impatient", b"end")] == [b"impatient", b"end"]
+    assert await stream.read() is grpc.aio.EOF
+    silent = bench.process()
+    await ask(silent, b"impatient")
+    assert await failure(silent) is grpc.StatusCode.ABORTED
+    assert await ask(other, b"end") == b"end"
 
 
 async def test_many_streams_share_a_channel(bench: Bench) -> None:

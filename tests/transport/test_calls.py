@@ -20,7 +20,7 @@ from extproc.transport.frames import frame
 from extproc.transport.lane import LaneTransport
 
 from .line import Line, hand
-from .scenarios import Inbox, Opened, within
+from .scenarios import IMPATIENT_S, Inbox, Opened, within
 from .wire import ENDS, GRPC, HELLO, WHOLE, D, H, message, parsed, reset, setting, update
 
 LIMIT = 300_000  # of a message
@@ -225,6 +225,38 @@ async def test_a_deadline_that_is_kept_does_nothing(line: Line, opened: Opened) 
     line.data(stream, message(b"end"))
     assert (await line.answer(stream))[1] == [b"timed out", b"end"]
     assert [exchange.closes for exchange in opened.exchanges] == [1, 1]
+
+
+async def test_an_exchange_that_fails_at_its_last_word_ends_its_call_alone(
+    line: Line, opened: Opened, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bug there is one call's, as anywhere else."""
+    stream = line.call()
+    line.data(stream, message(b"impatient bug"))
+    _, messages, ends = await line.answer(stream)
+    assert (messages, ends["grpc-status"]) == ([b"impatient bug"], "13")
+    assert "ZeroDivisionError" in caplog.text
+    assert [exchange.closes for exchange in opened.exchanges] == [1]
+    stream = line.call()
+    line.data(stream, message(b"end"))
+    assert await line.status(stream) == ("0", "")
+
+
+async def test_who_does_not_read_is_not_called_silent(line: Line, opened: Opened) -> None:
+    """The reply that waits for a window is the peer's to take; patience begins anew then."""
+    line.writer.write(setting((frames.INITIAL_WINDOW_SIZE, 0)))
+    stream = line.call()
+    line.data(stream, message(b"impatient"))
+    assert (await line.frame())[:3] == (H, WHOLE, stream)
+    loop = asyncio.get_running_loop()
+    passed = loop.create_future()
+    loop.call_later(3 * IMPATIENT_S, passed.set_result, None)
+    await passed
+    line.writer.write(update(stream, 1000))
+    assert (await line.frame())[3] == message(b"impatient")
+    assert (await line.frame())[3] == message(b"overdue")
+    assert (await line.frame())[:3] == (H, WHOLE | ENDS, stream)
+    assert [exchange.closes for exchange in opened.exchanges] == [1]
 
 
 async def test_a_deadline_behind_a_closed_window_resets_the_stream(line: Line) -> None:

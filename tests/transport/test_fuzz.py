@@ -59,12 +59,16 @@ class Digest:
 
     ended: bool = False
     closes: int = 0
+    patience_s: float | None = None
 
     async def receive(self, raw: bytes, say: Any = None) -> bytes:
         if raw[:1] == b"~":
             await asyncio.sleep(0)
         self.ended = raw[:1] == bytes((BODY,))
         return hashlib.sha256(raw).digest()
+
+    def overdue(self) -> bytes:
+        raise AssertionError("nobody is waited for")
 
     def close(self) -> None:
         self.closes += 1
