@@ -46,7 +46,7 @@ from extproc.gateway import (
 )
 from extproc.limits import Grant, Settlement
 from extproc.record import Record
-from extproc.settlement import ERRORS, NOT_THE_CALLERS, SERVER_ERRORS
+from extproc.settlement import is_callers_error
 
 Patience: TypeAlias = Callable[[float], Awaitable[None]]  # seconds that a reply may take from now
 LEASE_GRACE_S: Final = 5.0  # from a call's time limit to its log entry
@@ -301,8 +301,7 @@ def _end(outcome: Outcome) -> End:
     """Say whether another call would fare better where this one's answer is not kept."""
     if outcome.ended is Ended.FINISHED:
         return End.UNSHARED
-    refused = ERRORS <= outcome.status < SERVER_ERRORS and outcome.status not in NOT_THE_CALLERS
-    return End.UNSHARED if refused else End.FAILED
+    return End.UNSHARED if is_callers_error(outcome.status) else End.FAILED
 
 
 def _must_go_on(identified: Identified) -> None:

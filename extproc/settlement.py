@@ -15,7 +15,7 @@ from extproc.limits import Settlement
 from extproc.policies.cost import cost_pico_usd
 from extproc.policies.estimate import Estimator
 from extproc.policies.usage import read_usage
-from extproc.record import Record, price_of
+from extproc.record import Attempt, Record, price_of
 
 # Plain integers, because these are compared for every call, and an enum takes a look-up each time.
 OK: Final = int(HTTPStatus.OK)
@@ -33,6 +33,47 @@ def settle(entry: LogEntry, record: Record, estimator: Estimator) -> Outcome:
     usage = _usage(entry, record, ended, estimator)
     number = min(max(entry.attempts, 1), len(record.attempts))
     attempt = record.attempts[number - 1]
+    return _row(
+        entry,
+        record,
+        attempt,
+        ended=ended,
+        usage=usage,
+        cost_pico_usd=cost_pico_usd(usage, price_of(attempt)),
+        attempts=entry.attempts,
+        ttft_ms=_ttft_ms(entry),
+        retried=_retried(entry, record) if entry.attempts > 1 else (),
+    )
+
+
+def settle_told(entry: LogEntry, record: Record) -> Outcome:
+    """Return the row of a call that a kept answer was told to: a request, and nothing used."""
+    return _row(
+        entry,
+        record,
+        record.attempts[0],
+        # The whole answer was handed over at once; if the client left, some of it was in vain.
+        ended=Ended.PARTIAL if CLIENT_LEFT in entry.flags else Ended.FINISHED,
+        usage=NOTHING,
+        cost_pico_usd=0,
+        attempts=0,
+        ttft_ms=None,
+        retried=(),
+    )
+
+
+def _row(
+    entry: LogEntry,
+    record: Record,
+    attempt: Attempt,
+    *,
+    ended: Ended,
+    usage: Usage,
+    cost_pico_usd: int | None,
+    attempts: int,
+    ttft_ms: int | None,
+    retried: tuple[str, ...],
+) -> Outcome:
     return Outcome(
         id=record.id,
         request_id=entry.request_id,
@@ -47,44 +88,21 @@ def settle(entry: LogEntry, record: Record, estimator: Estimator) -> Outcome:
         status=entry.status,
         ended=ended,
         usage=usage,
-        cost_pico_usd=cost_pico_usd(usage, price_of(attempt)),
-        attempts=entry.attempts,
+        cost_pico_usd=cost_pico_usd,
+        attempts=attempts,
         duration_ms=round(entry.duration_ms),
-        ttft_ms=_ttft_ms(entry),
+        ttft_ms=ttft_ms,
         request_bytes=entry.request_bytes,
         response_bytes=entry.response_bytes,
         flags=",".join(entry.flags),
-        retried=_retried(entry, record) if entry.attempts > 1 else (),
-    )
-
-
-def settle_told(entry: LogEntry, record: Record) -> Outcome:
-    """Return the row of a call that a kept answer was told to: a request, and nothing used."""
-    attempt = record.attempts[0]
-    return Outcome(
-        id=record.id,
-        request_id=entry.request_id,
-        time_ms=entry.start_ms,
-        tenant=record.tenant,
-        key_id=record.key_id,
-        endpoint=record.endpoint,
-        model=record.model,
-        provider=attempt.provider,
-        served_model=attempt.model,
-        stream=record.stream,
-        status=entry.status,
-        # The whole answer was handed over at once; if the client left, some of it was in vain.
-        ended=Ended.PARTIAL if CLIENT_LEFT in entry.flags else Ended.FINISHED,
-        usage=NOTHING,
-        cost_pico_usd=0,
-        attempts=0,
-        duration_ms=round(entry.duration_ms),
-        ttft_ms=None,
-        request_bytes=entry.request_bytes,
-        response_bytes=entry.response_bytes,
-        flags=",".join(entry.flags),
+        retried=retried,
         cache=record.told,
     )
+
+
+def is_callers_error(status: int) -> bool:
+    """Say whether an answer is the caller's own error, so that a repeat would fail too."""
+    return ERRORS <= status < SERVER_ERRORS and status not in NOT_THE_CALLERS
 
 
 def settlement_of(outcome: Outcome, record: Record) -> Settlement:
@@ -94,9 +112,7 @@ def settlement_of(outcome: Outcome, record: Record) -> Settlement:
     own error is a request all the same.
     """
     usage = outcome.usage
-    served = outcome.ended is not Ended.FAILED or (
-        ERRORS <= outcome.status < SERVER_ERRORS and outcome.status not in NOT_THE_CALLERS
-    )
+    served = outcome.ended is not Ended.FAILED or is_callers_error(outcome.status)
     amount = (int(served), usage.input + usage.output, outcome.cost_pico_usd or 0)
     certain = usage.source in CERTAIN
     return Settlement(record.id, amount, certain, record.hold)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 from collections.abc import AsyncIterator
 from itertools import pairwise
@@ -20,7 +19,7 @@ from extproc.transport.frames import frame
 from extproc.transport.lane import LaneTransport
 
 from .line import Line, hand
-from .scenarios import IMPATIENT_S, Inbox, Opened, within
+from .scenarios import IMPATIENT_S, Inbox, Opened
 from .wire import ENDS, GRPC, HELLO, WHOLE, D, H, message, parsed, reset, setting, update
 
 LIMIT = 300_000  # of a message
@@ -331,35 +330,6 @@ async def test_replies_nobody_takes_end_the_connection_alone(
     assert (await other.answer(1))[1] == [b"end"]
     for line in (slow, other):
         line.writer.close()
-
-
-async def test_a_reset_behind_a_suspending_message_stops_it() -> None:
-    """In one read, before its task has run at all: the coroutine is left, the exchange closed."""
-    held = hand()
-    await held.give(START + frame(D, 0, 1, message(b"hang")) + reset(1, frames.CANCEL))
-    (exchange,) = held.opened.exchanges
-    await within(exchange.left)
-    assert (exchange.closes, held.socket.out.count(b"grpc-status")) == (1, 0)
-    held.lose()
-    assert exchange.closes == 1
-
-
-async def test_nothing_of_an_ended_call_waits_for_the_collector() -> None:
-    """Or memory would grow by all the calls between two collections."""
-    held = hand()
-    await held.give(START)
-    block = Encoder().encode(GRPC)
-    gc.collect()
-    gc.disable()
-    try:
-        for number in range(3, 403, 4):
-            done = frame(H, WHOLE, number, block) + frame(D, ENDS, number, message(b"end"))
-            left = frame(H, WHOLE, number + 2, block) + reset(number + 2, frames.CANCEL)
-            await held.give(done + left)
-        assert gc.collect() < 50
-    finally:
-        gc.enable()
-    held.lose()
 
 
 async def test_every_watcher_hears_every_change_once(line: Line, lane: LaneTransport) -> None:
