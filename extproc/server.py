@@ -17,17 +17,12 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-from extproc import __version__
 from extproc.accesslog import AccessLog
-from extproc.admin.app import Readiness, create_app
-from extproc.admin.cache import CacheAdmin
 from extproc.admin.envoy import envoy_config_status
-from extproc.admin.explain import Explaining
-from extproc.admin.keys import KeyAdmin
-from extproc.admin.server import AdminServer, start_local
-from extproc.admin.server import start as start_admin
+from extproc.admin.readiness import Readiness
 from extproc.caching import cache_secret
 from extproc.domain import Head
 from extproc.explain import explain, principal_of
@@ -47,7 +42,6 @@ from extproc.stores.keys import KeyStore
 from extproc.stores.memory import MemoryLedger
 from extproc.stores.open_answers import AnswerStores
 from extproc.stores.redis_ledger import RedisLedger
-from extproc.stores.tiered_answers import TieredAnswers
 from extproc.stores.usage_log import SqliteUsageLog
 from extproc.telemetry.metrics import Metrics
 from extproc.transport import Transport
@@ -55,6 +49,7 @@ from extproc.transport.grpcio import GrpcioTransport
 from extproc.transport.lane import LaneTransport
 
 if TYPE_CHECKING:
+    from extproc.admin.server import AdminServer
     from extproc.telemetry.tracing import Tracing
 
 log: Final = logging.getLogger(__name__)
@@ -146,21 +141,7 @@ class Server:
             also = None if worker is None else worker.log_socket
             self._transport = LaneTransport(self._address(), streams, logs, limit, also=also)
         await self._transport.start()
-        app = create_app(
-            ready=self.readiness,
-            metrics=self.metrics.expose,
-            version=__version__,
-            keys=KeyAdmin(store, frozenset(config.tiers), time.time, os.urandom, self._keys_error),
-            explaining=Explaining(partial(self._explain, gateway, store), health.states),
-            caching=self._cache_admin(self._answers),
-            token=config.admin.token,
-            env=self._env,
-        )
-        self._admin: AdminServer
-        if worker is None:
-            self._admin = await start_admin(app, config.admin.host, config.admin.port)
-        else:
-            self._admin = await start_local(app, places.worker_admin_socket(worker.number))
+        self._admin = await self._open_admin(gateway, store)
         await self._transport.set_serving(True)
         steps = (self._keys.watch, self._keys.note_use, self._housekeeping, self._probe_lag)
         for step in steps:
@@ -243,25 +224,28 @@ class Server:
         principal = principal_of(record, self._config.auth.anonymous_tier)
         return await explain(gateway, principal, head, body)
 
-    def _cache_admin(self, stores: AnswerStores | None) -> CacheAdmin | None:
-        if stores is None:
-            return None
-        answers = stores.answers
-        return CacheAdmin(
-            cache=answers,
-            stats=stores.near.stats,
-            flights=stores.flights.stats,
-            failed=partial(self.metrics.store_error, "cache"),
-            shared=answers.far.stats if isinstance(answers, TieredAnswers) else None,
+    async def _open_admin(self, gateway: Gateway, store: KeyStore) -> AdminServer:
+        # In a thread and not at the top: FastAPI takes 0.2 s to load; calls are served meanwhile.
+        await asyncio.to_thread(import_module, "extproc.admin.port")
+        from extproc.admin.port import Shown, open_port  # noqa: PLC0415
+
+        shown = Shown(
+            ready=self.readiness,
+            metrics=self.metrics.expose,
+            failed=self.metrics.store_error,
+            store=store,
+            answers=self._answers,
+            explain=partial(self._explain, gateway, store),
+            breakers=gateway.health.states,
         )
+        worker = self._worker
+        path = None if worker is None else self._places.worker_admin_socket(worker.number)
+        return await open_port(shown, self._config, self._env, path)
 
     def _address(self) -> str:
         if self._worker is not None:
             return f"unix:{self._places.worker_socket(self._worker.number)}"
         return self._config.server.processor_address or f"unix:{self._places.processor_socket}"
-
-    def _keys_error(self, op: str) -> None:
-        self.metrics.store_error("keys", op)
 
     def _jwks_error(self, op: str) -> None:
         self.metrics.store_error("jwks", op)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Literal
 
@@ -21,20 +20,9 @@ from extproc.admin.cache import CacheAdmin
 from extproc.admin.explain import Explaining
 from extproc.admin.guard import Guard
 from extproc.admin.keys import KeyAdmin, install
+from extproc.admin.readiness import Readiness
 from extproc.admin.report import ErrorReport, report
 from extproc.schema_fields import SecretRef
-
-
-@dataclass(frozen=True, slots=True)
-class Readiness:
-    """What must hold before traffic may come: (name, ok, detail) of each condition."""
-
-    conditions: tuple[tuple[str, bool, str], ...]
-
-    @property
-    def ok(self) -> bool:
-        """Say whether every condition holds."""
-        return all(ok for _, ok, _ in self.conditions)
 
 
 class Health(BaseModel):

@@ -7,8 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
-from extproc.admin.app import Readiness, create_app
+from extproc.admin.app import create_app
 from extproc.admin.keys import KeyAdmin
+from extproc.admin.readiness import Readiness
 
 NO_STORE: Any = None
 PAGE = (b"# HELP x y\n", "text/plain; version=1.0.0; charset=utf-8")

@@ -10,9 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
-from extproc.admin.app import Readiness, create_app
+from extproc.admin.app import create_app
 from extproc.admin.cache import CacheAdmin
 from extproc.admin.keys import KeyAdmin
+from extproc.admin.readiness import Readiness
 from extproc.answers import PurgeFailed
 from extproc.schema import SecretRef
 from extproc.stores.flights import Flights

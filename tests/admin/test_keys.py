@@ -14,8 +14,9 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from extproc.admin.app import Readiness, create_app
+from extproc.admin.app import create_app
 from extproc.admin.keys import KeyAdmin
+from extproc.admin.readiness import Readiness
 from extproc.policies.auth import authenticate_key
 from extproc.schema_fields import SecretRef
 from extproc.stores.keys import KeyStoreError

@@ -14,10 +14,11 @@ from fastapi import FastAPI, Request
 
 from extproc.admin import summed
 from extproc.admin import workers as module
-from extproc.admin.app import Readiness, create_app
+from extproc.admin.app import create_app
 from extproc.admin.cache import CacheAdmin
 from extproc.admin.explain import Explaining
 from extproc.admin.keys import KeyAdmin
+from extproc.admin.readiness import Readiness
 from extproc.admin.server import AdminServer, start_local
 from extproc.admin.workers import WorkersAdmin
 from extproc.schema import SecretRef

@@ -20,7 +20,6 @@ from .stack import Stack, free_port, wait_for
 
 CHAT = "/v1/chat/completions"
 GOOD = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}]}
-SERVES = "ready admin="  # what the processor prints last when it starts
 RESUMES_WITHIN_S = 2.0
 STREAMS = 20
 TOKENS = 300  # at 30 ms each the streams outlive the outage, which Envoy bridges for 3 s a call
@@ -44,13 +43,6 @@ async def stream_to_the_end(client: httpx.AsyncClient, started: asyncio.Event) -
             got += chunk
             started.set()
     return got
-
-
-def serves_again(stack: Stack) -> float:
-    """Return when the restarted processor served: what Python takes to start is no delay of ours."""
-    log = stack.processor.log
-    wait_for("the processor to serve again", lambda: log.read_text().count(SERVES) > 1)
-    return time.monotonic()
 
 
 async def test_killed_mid_load_it_fails_closed_and_comes_back(
@@ -82,7 +74,6 @@ async def test_killed_mid_load_it_fails_closed_and_comes_back(
 
         stack.processor.start()
         restarted = time.monotonic()
-        serving = asyncio.create_task(asyncio.to_thread(serves_again, stack))
         statuses: list[int] = []
         while True:
             answer = await client.post(CHAT, json=GOOD)
@@ -90,8 +81,7 @@ async def test_killed_mid_load_it_fails_closed_and_comes_back(
             if answer.status_code == 200:
                 break
             assert time.monotonic() - restarted < RESUMES_WITHIN_S * 5, stack.logs()
-        answered = time.monotonic()
-        took = answered - await serving
+        took = time.monotonic() - restarted
         assert all(status == 200 or status >= 500 for status in statuses)
         assert took < RESUMES_WITHIN_S, f"resumed after {took:.1f} s"
         assert (
