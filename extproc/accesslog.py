@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 from typing import Final
 
-from extproc import wire
 from extproc.domain import FailedAttempt
 from extproc.gateway import Gateway
 from extproc.inflight import InFlight
 from extproc.pipeline import attempt_failed, settle
 from extproc.ports import UsageLog
+from extproc.wire import Malformed
+from extproc.wire_log import log_entries
 
 log: Final = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ class AccessLog:
         """Settle one StreamAccessLogsMessage; a broken entry is counted, the others count."""
         outcomes = []
         try:
-            for entry in wire.log_entries(raw):
+            for entry in log_entries(raw):
                 if isinstance(entry, FailedAttempt):
                     attempt_failed(self._gateway, entry)
                     continue
@@ -38,7 +39,7 @@ class AccessLog:
                 if outcome is not None:
                     outcomes.append(outcome)
                     self._inflight.settled(outcome.id)
-        except wire.Malformed:
+        except Malformed:
             self._gateway.observer.store_error("accesslog", "decode")
             log.warning("access log message is not readable")
         if outcomes:

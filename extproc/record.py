@@ -135,6 +135,7 @@ def decode(text: str) -> Record:
         raise Foreign from error
 
 
+@lru_cache(maxsize=4096)  # as above
 def price_of(attempt: Attempt) -> Price | None:
     """Return the attempt's price as planned."""
     if attempt.price is None:

@@ -24,6 +24,9 @@ SERVER_ERRORS: Final = int(HTTPStatus.INTERNAL_SERVER_ERROR)  # and from here on
 NOT_THE_CALLERS: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS})
 CERTAIN: Final = frozenset({UsageSource.PROVIDER, UsageSource.NONE})
 CLIENT_LEFT: Final = "downstream_connection_termination"  # Envoy's flag
+_FINISHED: Final = Ended.FINISHED
+_FAILED: Final = Ended.FAILED
+_PROVIDER: Final = UsageSource.PROVIDER
 NOTHING: Final = Usage(0, 0, 0, UsageSource.NONE)
 
 
@@ -112,7 +115,7 @@ def settlement_of(outcome: Outcome, record: Record) -> Settlement:
     own error is a request all the same.
     """
     usage = outcome.usage
-    served = outcome.ended is not Ended.FAILED or is_callers_error(outcome.status)
+    served = outcome.ended is not _FAILED or is_callers_error(outcome.status)
     amount = (int(served), usage.input + usage.output, outcome.cost_pico_usd or 0)
     certain = usage.source in CERTAIN
     return Settlement(record.id, amount, certain, record.hold)
@@ -127,14 +130,14 @@ def _retried(entry: LogEntry, record: Record) -> tuple[str, ...]:
 def _ended(entry: LogEntry) -> Ended:
     if entry.status >= ERRORS:
         # Because a client that leaves while an error is written has still had its answer decided.
-        return Ended.FAILED
+        return _FAILED
     if entry.status < OK or not entry.done:
         return Ended.PARTIAL
-    return Ended.FINISHED
+    return _FINISHED
 
 
 def _usage(entry: LogEntry, record: Record, ended: Ended, estimator: Estimator) -> Usage:
-    if ended is Ended.FAILED:
+    if ended is _FAILED:
         return NOTHING
     if entry.first_upstream_tx_ms is None:
         # The client left before any provider saw the call.
@@ -142,8 +145,8 @@ def _usage(entry: LogEntry, record: Record, ended: Ended, estimator: Estimator) 
     if record.endpoint == "count_tokens":
         return NOTHING  # counting is free: nothing was generated and nothing is charged
     reported = read_usage(entry.usage) if entry.usage else None
-    if reported is not None and reported.source is UsageSource.PROVIDER:
-        if ended is Ended.FINISHED:
+    if reported is not None and reported.source is _PROVIDER:
+        if ended is _FINISHED:
             estimator.learn(
                 record.model, record.stream, record.prompt_bytes, entry.response_bytes, reported
             )

@@ -1,13 +1,12 @@
-"""Protobuf to domain and back, pure.
+"""The messages of admission: protobuf to domain and back, pure.
 
-The only module that knows the message classes. Must not know: transports, policies or the loop.
-Source: envoy.service.ext_proc.v3 and envoy.data.accesslog.v3 (extproc/pb/*.proto).
+Knows: the message classes, with `wire_log` and `wire_upstream`. Must not know: transports, policies
+or the loop. Source: envoy.service.ext_proc.v3 (extproc/pb/*.proto).
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Final
@@ -18,34 +17,26 @@ from google.protobuf.message import DecodeError
 from extproc.domain import (
     Continue,
     Dialect,
-    FailedAttempt,
     Forward,
     Head,
-    LogEntry,
     Reply,
     Target,
     cluster_of,
     once,
-    provider_of,
 )
 from extproc.gateway import Hit
-from extproc.pb import als_pb2, core_pb2, ext_proc_pb2
-from extproc.wire_struct import fields_of, text_of
+from extproc.pb import core_pb2, ext_proc_pb2
 
 OVERWRITE: Final = core_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 MODEL_HEADER: Final = "x-upstream-model"  # on every attempt's request: its target's name
-RESETS_HEADER: Final = "x-llm-resets"  # on its answer, as `policies.cooling` reads it
 NAMESPACE: Final = b"llm"  # dynamic metadata for Envoy's router: the plan
 CALL: Final = b"llm.call"  # for the filters, which read all of a namespace or nothing; and the log
 SERVED: Final = b"llm.served"  # the model's name at the provider, for the response header
 LIMITS: Final = b"llm.limits"  # for the route, which puts them on the answer as headers
-CALL_NAMESPACE: Final = CALL.decode()
-STREAM_NAMESPACE: Final = "llm.stream"  # dynamic metadata Envoy's response probe writes
-ANSWER_NAMESPACE: Final = "llm.answer"  # and this, of answers that are to be kept
+_OVERWRITES: Final = b"\x18%c" % OVERWRITE  # HeaderValueOption.append_action
 _CONTINUE_HEADERS: Final = ext_proc_pb2.ProcessingResponse(
     request_headers=ext_proc_pb2.HeadersResponse()
 ).SerializeToString()
-MAX_MEASURED: Final = 2**53  # above it a double skips whole numbers; NaN is not below it
 _VARINT_BITS: Final = 0x7F  # seven bits a byte, the eighth says that more follow
 _CLEAR_ROUTE_CACHE: Final = b"\x28\x01"  # CommonResponse field 5
 _DYNAMIC_METADATA_TAG: Final = b"\x42"  # ProcessingResponse field 8, length-delimited
@@ -109,11 +100,10 @@ def encode_continue(action: Continue) -> bytes:
     """Let the request go on to its body."""
     if not action.set_headers and not action.remove_headers:
         return _CONTINUE_HEADERS
-    response = ext_proc_pb2.ProcessingResponse()
-    mutation = response.request_headers.response.header_mutation
-    set_headers(mutation, action.set_headers)
-    mutation.remove_headers.extend(action.remove_headers)
-    return response.SerializeToString()
+    mutation = b"".join([_header(_name(name), value) for name, value in action.set_headers])
+    for name in action.remove_headers:
+        mutation += _message(2, _name(name))
+    return _message(1, _message(1, _message(2, mutation)))
 
 
 def encode_reply(reply: Reply) -> bytes:
@@ -155,7 +145,7 @@ def encode_forward(forward: Forward, record: bytes) -> bytes:
         call += _number(b"keep_bytes", forward.keep_bytes)
     metadata = route + _struct(CALL, call + _string(b"record", record))
     if forward.headers:
-        limits = [_string(_name(name), value) for name, value in forward.headers]
+        limits = [_before_told(name, len(value)) + value for name, value in forward.headers]
         metadata += _struct(LIMITS, b"".join(limits))
     retries = len(plan.attempts) - 1
     if forward.body is None:
@@ -211,6 +201,12 @@ def _before(key: bytes, tag: bytes, size: int) -> bytes:
     inner = tag + _varint(size) if tag else b""
     start = b"\x0a" + _sized(key) + b"\x12" + _varint(len(inner) + size) + inner
     return b"\x0a" + _varint(len(start) + size) + start
+
+
+@lru_cache(maxsize=4096)
+def _before_told(name: str, size: int) -> bytes:
+    """Encode what stands before the text, of so many bytes, of a header for the answer."""
+    return _before(name.encode(), b"\x1a", size)
 
 
 def _bool(key: bytes, value: bool) -> bytes:
@@ -270,8 +266,15 @@ def _message(field: int, content: bytes) -> bytes:
 
 def _header(key: bytes, value: bytes) -> bytes:
     """Encode an entry of HeaderMutation.set_headers that overwrites."""
-    pair = _message(1, key) + _message(3, value)
-    return _message(1, _message(1, pair) + b"\x18%c" % OVERWRITE)
+    return _before_header(key, len(value)) + value + _OVERWRITES
+
+
+@lru_cache(maxsize=4096)  # a few names by the sizes of their values
+def _before_header(key: bytes, size: int) -> bytes:
+    """Encode what stands before a header's value of so many bytes."""
+    start = _message(1, key) + b"\x1a" + _varint(size)
+    pair = b"\x0a" + _varint(len(start) + size) + start
+    return b"\x0a" + _varint(len(pair) + size + len(_OVERWRITES)) + pair
 
 
 @lru_cache(maxsize=64)
@@ -302,83 +305,3 @@ def _sending(retries: int, timeout_ms: int, first_byte_ms: int | None) -> bytes:
         return times
     # Envoy lets go of this limit once the answer has begun.
     return times + _header(b"x-envoy-upstream-rq-per-try-timeout-ms", b"%d" % first_byte_ms)
-
-
-def log_entries(raw: bytes) -> Iterator[LogEntry | FailedAttempt]:
-    """Read the planned calls and failed attempts of one StreamAccessLogsMessage.
-
-    Raises Malformed.
-    """
-    message = als_pb2.StreamAccessLogsMessage()
-    try:
-        message.ParseFromString(raw)
-    except DecodeError as error:
-        raise Malformed("not a StreamAccessLogsMessage") from error
-    for entry in message.http_logs.log_entry:
-        common = entry.common_properties
-        metadata = common.metadata.filter_metadata
-        if CALL_NAMESPACE not in metadata:
-            if MODEL_HEADER in entry.request.request_headers:
-                yield _failed_attempt(entry)
-            continue
-        call = fields_of(metadata[CALL_NAMESPACE])
-        if "record" not in call:
-            continue
-        probe = fields_of(metadata[STREAM_NAMESPACE]) if STREAM_NAMESPACE in metadata else {}
-        kept = fields_of(metadata[ANSWER_NAMESPACE]) if ANSWER_NAMESPACE in metadata else {}
-        request, response, start = entry.request, entry.response, common.start_time
-        yield LogEntry(
-            record=text_of(call, "record"),
-            request_id=request.request_id,
-            status=response.response_code.value,
-            cluster=common.upstream_cluster,
-            attempts=common.upstream_request_attempt_count,
-            flags=_flags(common),
-            start_ms=start.seconds * 1000 + start.nanos // 1_000_000,
-            duration_ms=_duration_ms(common, "duration") or 0.0,
-            first_upstream_tx_ms=_duration_ms(common, "time_to_first_upstream_tx_byte"),
-            first_upstream_rx_ms=_duration_ms(common, "time_to_first_upstream_rx_byte"),
-            first_chunk_ms=_measured(probe, "ttfc_ms"),
-            request_bytes=request.request_body_bytes,
-            response_bytes=response.response_body_bytes,
-            usage=text_of(probe, "usage"),
-            events=int(_measured(probe, "events") or 0),
-            done=probe["done"].bool_value if "done" in probe else False,
-            first_downstream_tx_ms=_duration_ms(common, "time_to_first_downstream_tx_byte"),
-            answer=kept["body"].string_value if "body" in kept else b"",
-            answer_form=text_of(kept, "form"),
-        )
-
-
-def _failed_attempt(entry: Any) -> FailedAttempt:
-    common = entry.common_properties
-    told = entry.response.response_headers
-    return FailedAttempt(
-        provider=provider_of(common.upstream_cluster),
-        model=entry.request.request_headers[MODEL_HEADER],
-        status=entry.response.response_code.value,
-        flags=_flags(common),
-        retry_after=told.get("retry-after", ""),
-        resets=told.get(RESETS_HEADER, ""),
-    )
-
-
-def _flags(common: Any) -> tuple[str, ...]:
-    if not common.HasField("response_flags"):
-        return ()
-    return tuple(sorted(field.name for field, _ in common.response_flags.ListFields()))
-
-
-def _measured(probe: Any, field: str) -> float | None:
-    """Return a number of the probe; None where it is absent or nobody can have measured it."""
-    if field not in probe:
-        return None
-    value: float = probe[field].number_value
-    return value if 0 <= value <= MAX_MEASURED else None
-
-
-def _duration_ms(message: Any, field: str) -> float | None:
-    if not message.HasField(field):
-        return None
-    value = getattr(message, field)
-    return float(value.seconds * 1000 + value.nanos / 1e6)

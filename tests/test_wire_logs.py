@@ -21,12 +21,15 @@ from envoy_data_plane.envoy.service.accesslog.v3 import (
 )
 from envoy_data_plane.google.protobuf import Struct as EnvoyStruct
 from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc import wire
+from extproc import wire_log
 from extproc.domain import FailedAttempt, LogEntry
+from extproc.pb import als_pb2
 from extproc.wire import Malformed
+from extproc.wire_time import nanoseconds
 
 START = datetime(2026, 7, 1, 12, 30, 15, 250_000, tzinfo=UTC)
 
@@ -54,7 +57,7 @@ def message(*entries: HttpAccessLogEntry) -> bytes:
 
 def read(*entries: HttpAccessLogEntry) -> list[LogEntry]:
     """Send a batch and read it."""
-    return list(wire.log_entries(message(*entries)))
+    return list(wire_log.log_entries(message(*entries)))
 
 
 BARE = LogEntry(
@@ -96,7 +99,7 @@ def test_an_answer_that_is_to_be_kept(kept: dict[str, Any], body: bytes, form: s
 def test_an_answer_need_not_be_text() -> None:
     """What a provider sends is bytes; that it is UTF-8 is for whoever reads it to see."""
     raw = message(entry({"llm.call": {"record": "r"}, "llm.answer": {"body": "{??}"}}))
-    (found,) = wire.log_entries(raw.replace(b"{??}", b"{\xff\xfe}"))
+    (found,) = wire_log.log_entries(raw.replace(b"{??}", b"{\xff\xfe}"))
     assert isinstance(found, LogEntry)
     assert found.answer == b"{\xff\xfe}"
 
@@ -177,8 +180,8 @@ def test_a_record_that_is_not_text_is_an_empty_one() -> None:
 
 def test_a_message_without_http_entries_brings_none() -> None:
     tcp = StreamAccessLogsMessage(tcp_logs=StreamAccessLogsMessageTcpAccessLogEntries())
-    assert list(wire.log_entries(bytes(tcp))) == []
-    assert list(wire.log_entries(b"")) == []
+    assert list(wire_log.log_entries(bytes(tcp))) == []
+    assert list(wire_log.log_entries(b"")) == []
 
 
 FLAGS = [name for name in ResponseFlags.__annotations__ if name != "unauthorized_details"]
@@ -241,7 +244,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 @given(st.binary(max_size=200) | damaged())
 def test_any_bytes_are_entries_or_malformed(raw: bytes) -> None:
     try:
-        assert all(isinstance(found, LogEntry) for found in wire.log_entries(raw))
+        assert all(isinstance(found, LogEntry) for found in wire_log.log_entries(raw))
     except Malformed:
         return
 
@@ -265,7 +268,7 @@ def failed(**common: Any) -> HttpAccessLogEntry:
 def test_a_failed_attempt_is_told_from_a_call() -> None:
     """It has its target's name on the request and no call in its metadata."""
     flags = ResponseFlags(upstream_protocol_error=True)
-    found = list(wire.log_entries(message(failed(response_flags=flags), failed())))
+    found = list(wire_log.log_entries(message(failed(response_flags=flags), failed())))
     told = FailedAttempt("openai", "gpt-x", 429, ("upstream_protocol_error",), "7", "0;9s;;")
     assert found == [told, FailedAttempt("openai", "gpt-x", 429, (), "7", "0;9s;;")]
 
@@ -284,3 +287,38 @@ def test_an_attempt_without_an_answer_has_no_status() -> None:
         request=HttpRequestProperties(request_headers={"x-upstream-model": "m"}),
     )
     assert read(bare) == [FailedAttempt("dead", "m", 0, ("upstream_connection_failure",), "", "")]
+
+
+@given(st.integers(-(2**62), 2**62), st.integers(0, 999_999_999))
+def test_times_are_googles(seconds: int, nanos: int) -> None:
+    """Read by hand what Google's own code wrote; times before 1970 included."""
+    written = Timestamp(seconds=seconds, nanos=nanos).SerializeToString()
+    assert nanoseconds(written) == seconds * 10**9 + nanos
+
+
+@given(st.binary(max_size=24))
+def test_any_bytes_are_a_time_or_refused(raw: bytes) -> None:
+    """Bytes that are no time are a ValueError, never another exception or an endless loop."""
+    try:
+        assert isinstance(nanoseconds(raw), int)
+    except ValueError:
+        return
+
+
+@pytest.mark.parametrize("field", ["start_time", "duration", "time_to_first_upstream_tx_byte"])
+def test_an_entry_whose_time_is_none_is_malformed(field: str) -> None:
+    """A time that cannot be read is no entry of Envoy's."""
+    message = als_pb2.StreamAccessLogsMessage()
+    common = message.http_logs.log_entry.add().common_properties
+    common.metadata.filter_metadata["llm.call"] = bytes(struct({"record": "r"}))
+    setattr(common, field, b"\x08\xff")
+    with pytest.raises(Malformed):
+        list(wire_log.log_entries(message.SerializeToString()))
+
+
+def test_a_span_of_nothing_is_a_span() -> None:
+    """An attempt that was sent at once was sent."""
+    (found,) = read(
+        entry({"llm.call": {"record": "r"}}, time_to_first_upstream_tx_byte=timedelta(0))
+    )
+    assert found.first_upstream_tx_ms == 0.0

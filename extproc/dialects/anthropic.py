@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from extproc.dialects.json_body import fit, members
 from extproc.dialects.needs import needs_of
-from extproc.dialects.openai import MAX_MODEL_CHARS, MAX_TOKENS
+from extproc.dialects.openai_shapes import MAX_MODEL_CHARS, MAX_TOKENS
 from extproc.dialects.splice import Edit, Rewritten, bound_edits, splice
 from extproc.domain import Call, Endpoint
 

@@ -8,11 +8,21 @@ byte, because a budget that a bad guess can overspend is none.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
+from typing import Final
 
 from extproc.domain import Call, Principal, Target
 from extproc.limits import MAX_AMOUNT, US_PER_MS, Ask, Rules, Scope, Tier
 
-LEASE_GRACE_US = 30_000_000  # a slow reader after the time limit, and the way of the log entry
+LEASE_GRACE_US: Final = (
+    30_000_000  # a slow reader after the time limit, and the way of the log entry
+)
+
+
+# Because an enum's member takes a look-up each time.
+_KEY: Final = Scope.KEY
+_TENANT: Final = Scope.TENANT
+_IP: Final = Scope.IP
 
 
 def subjects_of(tier: Tier, principal: Principal, address: str) -> tuple[tuple[str, Rules], ...]:
@@ -20,11 +30,11 @@ def subjects_of(tier: Tier, principal: Principal, address: str) -> tuple[tuple[s
     named = []
     for rules in tier.scopes:
         scope = rules.scope
-        if scope is Scope.KEY:
+        if scope is _KEY:
             name = "key:" + principal.key_id
-        elif scope is Scope.TENANT:
+        elif scope is _TENANT:
             name = "tenant:" + principal.tenant
-        elif scope is Scope.IP:
+        elif scope is _IP:
             name = "ip:" + address
         else:
             name = "global"
@@ -59,7 +69,9 @@ def ask_for(
         output = call.max_output_tokens or usual_output
         per_tokens = call.choices
     if tier.priced:
-        given, made = _dearest(attempts, may_keep_an_hour)
+        given, made, hour = _dearest(attempts)
+        if hour > given and may_keep_an_hour():
+            given = hour
         pico = min(text_bytes * given, MAX_AMOUNT)
         per_pico = min(per_tokens * made, MAX_AMOUNT)
     lease_us = timeout_ms * US_PER_MS + LEASE_GRACE_US
@@ -68,8 +80,9 @@ def ask_for(
     return Ask(call_id, dialect, tier.policy, subjects, fixed, per, output, lease_us)
 
 
-def _dearest(attempts: tuple[Target, ...], may_keep_an_hour: Callable[[], bool]) -> tuple[int, int]:
-    """Return the highest prices of input and output: any of the attempts may be the one billed."""
+@lru_cache(maxsize=1024)  # bounded by models x orders of their targets
+def _dearest(attempts: tuple[Target, ...]) -> tuple[int, int, int]:
+    """Return the highest prices of input, output and keeping for an hour: any may be billed."""
     given = made = hour = 0
     for target in attempts:
         price = target.price
@@ -77,6 +90,4 @@ def _dearest(attempts: tuple[Target, ...], may_keep_an_hour: Callable[[], bool])
             given = max(given, price.input, price.cached_input, price.cache_write or 0)
             hour = max(hour, price.cache_write_1h or 0)
             made = max(made, price.output)
-    if hour > given and may_keep_an_hour():
-        given = hour
-    return given, made
+    return given, made, hour

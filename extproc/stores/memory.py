@@ -31,6 +31,7 @@ log: Final = logging.getLogger(__name__)
 
 # Addresses are free to have: an account each, about 300 bytes; the least recently seen goes.
 MAX_ADDRESSES: Final = 100_000
+_IP: Final = Scope.IP  # here, because an enum's member takes a look-up each time
 SWEPT_AT_ONCE: Final = 2_000  # accounts looked at per sweep, well under a millisecond
 
 
@@ -172,7 +173,7 @@ class MemoryLedger:
         return quota.windows_at(self._latest_us)
 
     def _account(self, name: str, rules: Rules) -> Account:
-        if rules.scope is not Scope.IP:
+        if rules.scope is not _IP:
             found = self._accounts.get(name)
             if found is None:
                 found = self._accounts[name] = Account()

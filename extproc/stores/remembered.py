@@ -44,10 +44,11 @@ class Reservation:
 
 def admitted(call_id: str, one: Reservation) -> bytes:
     """Write an admission."""
-    held = [
-        (subject[0], rules.mask, account.tat_us)
-        for subject, (account, rules) in zip(one.subjects, one.held, strict=True)
-    ]
+    held = []
+    at = 0
+    for account, rules in one.held:  # counted, because this is on the path of every call
+        held.append((one.subjects[at][0], rules.mask, account.tat_us))
+        at += 1  # noqa: SIM113 (zip costs twice as much here)
     return _encode(("A", call_id, one.expires_us, one.amount, one.windows, held))
 
 

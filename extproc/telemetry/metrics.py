@@ -15,11 +15,12 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Final, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry
 
 from extproc.domain import PICO_USD_PER_USD, Ended, EndpointName, Outcome, UsageSource
 from extproc.errors import KINDS
 from extproc.telemetry.instruments import Instruments, page
+from extproc.telemetry.tallies import Counter, Histogram
 
 OTHER: Final = "other"
 MAX_TENANTS: Final = 1_000  # the contract's bound
@@ -80,8 +81,7 @@ class _Answers:
 class Metrics:
     """The observer that keeps counters and histograms.
 
-    `admission`, `denied`, `settled` and `loop_lag` are for the event loop's thread, `store_error`
-    and `expose` for any.
+    `store_error` and `expose` are for any thread, all else for the event loop's.
     """
 
     def __init__(
@@ -99,11 +99,13 @@ class Metrics:
         self._store_lock = threading.Lock()
         self._registry = CollectorRegistry()
         self._made = Instruments(self._registry)
+        self._lag = self._made.loop_lag.labels()
         self._admission_of: dict[str, Histogram] = {}
         self._answers_of: dict[tuple[str, str, str, str], _Answers] = {}
         self._requests_of: dict[tuple[str, int, str], Counter] = {}
         self._cost_of: dict[tuple[str, str, str], Counter] = {}
         self._lookups_of: dict[str, Counter] = {}
+        self._fills_of: dict[str, Counter] = {}
         self._attempts_of: dict[tuple[str, str], Counter] = {}
         self._source_of = {
             source: self._made.usage_source.labels(source.value)
@@ -167,7 +169,7 @@ class Metrics:
         """Count a failure of a store."""
         with self._store_lock:
             labels = self._stores.bound(store), self._ops.bound(op)
-        self._made.store_errors.labels(*labels).inc()
+            self._made.store_errors.labels(*labels).inc()
 
     def limited(self, limit: str) -> None:
         """Count a call refused by a limit; its name is one of ours."""
@@ -182,11 +184,15 @@ class Metrics:
 
     def kept(self, result: str) -> None:
         """Count whether an answer is kept, or why it is not."""
-        self._made.cache_fills.labels(self._limits.bound(result)).inc()
+        found = self._fills_of.get(result)
+        if found is None:
+            found = self._made.cache_fills.labels(self._limits.bound(result))
+            self._fills_of[result] = found
+        found.inc()
 
     def loop_lag(self, seconds: float) -> None:
         """Count how late the event loop ran a timer."""
-        self._made.loop_lag.observe(seconds)
+        self._lag.observe(seconds)
 
     def expose(self) -> tuple[bytes, str]:
         """Return the page to scrape and its content type; call it in a thread (see `page`)."""

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from extproc.wire_time import nanoseconds
+
 from .harness import CHAT, Gateway, until
 from .scripted import Request, http_answer, plan, stream_answer
 
@@ -310,4 +312,4 @@ async def test_the_time_to_the_first_token_is_not_that_of_the_headers(gateway: G
     go_on.set()
     await first
     common = (await gateway.entry("late")).common_properties
-    assert common.time_to_first_downstream_tx_byte.ToMilliseconds() >= 150
+    assert nanoseconds(common.time_to_first_downstream_tx_byte) >= 150_000_000

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from extproc.dialects import openai
+from extproc.dialects import openai_shapes
 from extproc.dialects.json_body import members
 from extproc.dialects.openai import Rewritten, read, rewrite
 from extproc.domain import ENDPOINTS, Span
@@ -120,7 +120,9 @@ def outside(body: bytes) -> bytes:
     return body
 
 
-NAMES = st.sampled_from(sorted({*openai._LEGAL, "input", "x"})).map(lambda p: p.partition("[")[0])
+NAMES = st.sampled_from(sorted({*openai_shapes.LEGAL, "input", "x"})).map(
+    lambda p: p.partition("[")[0]
+)
 ANY = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["user", "text", ""]),
     lambda v: (
@@ -153,13 +155,13 @@ def test_every_field_says_what_is_legal() -> None:
     def paths(shape: type[msgspec.Struct], prefix: str = "") -> Iterator[str]:
         for field in msgspec.structs.fields(shape):
             yield prefix + field.name
-            for inner in (openai._Message, openai._Part, openai._StreamOptions):
+            for inner in (openai_shapes.Message, openai_shapes.Part, openai_shapes.StreamOptions):
                 if inner.__name__ in str(field.type):
                     item = "[]" if "list[" in str(field.type) else ""
                     yield from paths(inner, f"{prefix}{field.name}{item}.")
 
     for name in typing.get_args(Name):
-        assert set(paths(openai._SHAPES[name])) <= set(openai._LEGAL_BY_ENDPOINT[name])
+        assert set(paths(openai_shapes.SHAPES[name])) <= set(openai_shapes.LEGAL_BY_ENDPOINT[name])
 
 
 @pytest.mark.parametrize(

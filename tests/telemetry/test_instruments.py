@@ -4,6 +4,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from extproc.telemetry.instruments import DURATION_BUCKETS_S, TOKEN_BUCKETS, Instruments, page
+from extproc.telemetry.tallies import Counters, Histograms
 
 GEN_AI = {
     *("gen_ai_operation_name", "gen_ai_provider_name"),
@@ -32,8 +33,9 @@ def test_every_name_of_the_contract(name: str, labels: set[str]) -> None:
     """Each instrument has its name and labels, and is on the page from the start."""
     registry = CollectorRegistry()
     made = vars(Instruments(registry)).values()
-    (found,) = [one for one in made if name in (one._name, f"{one._name}_total")]
-    assert set(found._labelnames) == labels
+    told = [one for one in made if isinstance(one, Counters | Histograms)]
+    (found,) = [one for one in told if name in (one.name, f"{one.name}_total")]
+    assert set(found.label_names) == labels
     assert f"# HELP {name} ".encode() in page(registry)[0]
 
 

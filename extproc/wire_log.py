@@ -1,0 +1,118 @@
+"""The access log's messages: what became of planned calls and of failed attempts.
+
+Knows: the message classes. Must not know: transports, policies or what an entry is settled to.
+Source: envoy.service.accesslog.v3 and envoy.data.accesslog.v3 (extproc/pb/*.proto).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from google.protobuf.message import DecodeError
+
+from extproc.domain import FailedAttempt, LogEntry, provider_of
+from extproc.pb import als_pb2
+from extproc.wire import CALL, MODEL_HEADER, Malformed
+from extproc.wire_struct import fields_of, text_of
+from extproc.wire_time import nanoseconds
+
+CALL_NAMESPACE: Final = CALL.decode()
+STREAM_NAMESPACE: Final = "llm.stream"  # dynamic metadata Envoy's response probe writes
+ANSWER_NAMESPACE: Final = "llm.answer"  # and this, of answers that are to be kept
+MAX_MEASURED: Final = 2**53  # above it a double skips whole numbers; NaN is not below it
+NS_PER_MS: Final = 1_000_000
+RESETS_HEADER: Final = "x-llm-resets"  # on its answer, as `policies.cooling` reads it
+
+
+def log_entries(raw: bytes) -> Iterator[LogEntry | FailedAttempt]:
+    """Read the planned calls and failed attempts of one StreamAccessLogsMessage.
+
+    Raises Malformed.
+    """
+    message = als_pb2.StreamAccessLogsMessage()
+    try:
+        message.ParseFromString(raw)
+    except DecodeError as error:
+        raise Malformed("not a StreamAccessLogsMessage") from error
+    for entry in message.http_logs.log_entry:
+        common = entry.common_properties
+        metadata = common.metadata.filter_metadata
+        if CALL_NAMESPACE not in metadata:
+            if MODEL_HEADER in entry.request.request_headers:
+                yield _failed_attempt(entry)
+            continue
+        call = fields_of(metadata[CALL_NAMESPACE])
+        if "record" not in call:
+            continue
+        probe = fields_of(metadata[STREAM_NAMESPACE]) if STREAM_NAMESPACE in metadata else {}
+        kept = fields_of(metadata[ANSWER_NAMESPACE]) if ANSWER_NAMESPACE in metadata else {}
+        try:
+            yield _log_entry(entry, common, call, probe, kept)
+        except ValueError as error:
+            raise Malformed("not a time of a StreamAccessLogsMessage") from error
+
+
+def _log_entry(entry: Any, common: Any, call: Any, probe: Any, kept: Any) -> LogEntry:
+    request, response = entry.request, entry.response
+    return LogEntry(
+        record=text_of(call, "record"),
+        request_id=request.request_id,
+        status=response.response_code.value,
+        cluster=common.upstream_cluster,
+        attempts=common.upstream_request_attempt_count,
+        flags=_flags(common),
+        start_ms=nanoseconds(common.start_time) // NS_PER_MS,
+        duration_ms=_span_ms(common.duration, common, "duration") or 0.0,
+        first_upstream_tx_ms=_span_ms(
+            common.time_to_first_upstream_tx_byte, common, "time_to_first_upstream_tx_byte"
+        ),
+        first_upstream_rx_ms=_span_ms(
+            common.time_to_first_upstream_rx_byte, common, "time_to_first_upstream_rx_byte"
+        ),
+        first_chunk_ms=_measured(probe, "ttfc_ms"),
+        request_bytes=request.request_body_bytes,
+        response_bytes=response.response_body_bytes,
+        usage=text_of(probe, "usage"),
+        events=int(_measured(probe, "events") or 0),
+        done=probe["done"].bool_value if "done" in probe else False,
+        first_downstream_tx_ms=_span_ms(
+            common.time_to_first_downstream_tx_byte, common, "time_to_first_downstream_tx_byte"
+        ),
+        answer=kept["body"].string_value if "body" in kept else b"",
+        answer_form=text_of(kept, "form"),
+    )
+
+
+def _failed_attempt(entry: Any) -> FailedAttempt:
+    common = entry.common_properties
+    told = entry.response.response_headers
+    return FailedAttempt(
+        provider=provider_of(common.upstream_cluster),
+        model=entry.request.request_headers[MODEL_HEADER],
+        status=entry.response.response_code.value,
+        flags=_flags(common),
+        retry_after=told.get("retry-after", ""),
+        resets=told.get(RESETS_HEADER, ""),
+    )
+
+
+def _flags(common: Any) -> tuple[str, ...]:
+    if not common.HasField("response_flags"):
+        return ()
+    return tuple(sorted(field.name for field, _ in common.response_flags.ListFields()))
+
+
+def _measured(probe: Any, field: str) -> float | None:
+    """Return a number of the probe; None where it is absent or nobody can have measured it."""
+    if field not in probe:
+        return None
+    value: float = probe[field].number_value
+    return value if 0 <= value <= MAX_MEASURED else None
+
+
+def _span_ms(raw: bytes, message: Any, field: str) -> float | None:
+    """Return a Duration; one of 0 has no bytes, as one that is absent. Raises ValueError."""
+    if not raw and not message.HasField(field):
+        return None
+    return nanoseconds(raw) / NS_PER_MS
