@@ -11,6 +11,7 @@ from pathlib import Path
 from hpack import Encoder
 
 from benchmarks.processes import Child, rss_mib
+from extproc.pb import core_pb2
 from extproc.pb import ext_proc_pb2 as pb
 from extproc.transport import EXT_PROC, frames
 from extproc.transport.frames import END_HEADERS, END_STREAM, PREFACE, frame
@@ -47,8 +48,10 @@ def headers_message(headers: Mapping[str, str]) -> bytes:
         **headers,
     }
     request = pb.ProcessingRequest()
+    headers = core_pb2.HeaderMap()
     for name, value in fields.items():
-        request.request_headers.headers.headers.add(key=name, raw_value=value.encode())
+        headers.headers.add(key=name, raw_value=value.encode())
+    request.request_headers.headers = headers.SerializeToString()
     return bytes(request.SerializeToString())
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from extproc.pb import ext_proc_pb2
+from extproc.pb import core_pb2, ext_proc_pb2
 from extproc.simulator.anthropic import Anthropic
 from extproc.simulator.behaviour import Behaviour
 from extproc.simulator.dialect import Call, Dialect, Script, Stamp
@@ -48,9 +48,10 @@ def _begun(direction: str) -> Translation:
     body = ext_proc_pb2.ProcessingRequest()
     body.request_body.body = msgspec.json.encode(SAID)
     head = ext_proc_pb2.ProcessingRequest()
+    headers = core_pb2.HeaderMap()
     for key, value in ((":status", b"200"), ("content-type", b"text/event-stream")):
-        one = head.response_headers.headers.headers.add()
-        one.key, one.raw_value = key, value
+        headers.headers.add(key=key, raw_value=value)
+    head.response_headers.headers = headers.SerializeToString()
     for message in (first, body, head):
         exchange.receive(message.SerializeToString())
     return exchange

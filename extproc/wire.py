@@ -26,6 +26,7 @@ from extproc.domain import (
 )
 from extproc.gateway import Hit
 from extproc.pb import core_pb2, ext_proc_pb2
+from extproc.wire_headers import read_pairs
 
 OVERWRITE: Final = core_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 MODEL_HEADER: Final = "x-upstream-model"  # on every attempt's request: its target's name
@@ -80,7 +81,10 @@ def decode(raw: bytes) -> Message:
     if request.attributes:  # asked for by the filter of a translating cluster alone
         return Message(Kind.UPSTREAM)
     if which == Kind.HEADERS:
-        return Message(Kind.HEADERS, head=_head(request.request_headers))
+        try:
+            return Message(Kind.HEADERS, head=_head(request.request_headers))
+        except ValueError as error:
+            raise Malformed("not a HeaderMap") from error
     if which == Kind.BODY:
         return Message(Kind.BODY, body=request.request_body.body)
     return Message(Kind(which))
@@ -88,9 +92,7 @@ def decode(raw: bytes) -> Message:
 
 def _head(message: Any) -> Head:
     headers: dict[str, str] = {}
-    for header in message.headers.headers:
-        key: str = header.key
-        value: str = header.raw_value.decode("utf-8", "replace") or header.value
+    for key, value in read_pairs(message.headers):
         headers[key] = f"{headers[key]}, {value}" if key in headers else value
     path, _, query = headers.get(":path", "").partition("?")
     return Head(headers.get(":method", ""), path, query, headers, message.end_of_stream)

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 
 from extproc.pb import ext_proc_pb2, processing_mode_pb2
 from extproc.wire import Malformed, set_headers
+from extproc.wire_headers import read_pairs
 from extproc.wire_struct import fields_of, text_of
 
 _ATTRIBUTES: Final = "envoy.filters.http.ext_proc"
@@ -55,9 +56,10 @@ def decode(raw: bytes) -> Message:
     body, ends = b"", False
     if kind in {"request_headers", "response_headers"}:
         message: Any = getattr(request, kind)
-        headers = {
-            one.key: one.raw_value.decode("utf-8", "replace") for one in message.headers.headers
-        }
+        try:
+            headers = dict(read_pairs(message.headers))
+        except ValueError as error:
+            raise Malformed("not a HeaderMap") from error
         ends = message.end_of_stream
     elif kind in {"request_body", "response_body"}:
         message = getattr(request, kind)

@@ -14,6 +14,7 @@ from typing import Any
 import grpc
 
 from extproc.pb import als_pb2, ext_proc_pb2
+from extproc.wire_headers import read_pairs
 
 OVERWRITE = 2  # HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 
@@ -199,8 +200,7 @@ class Processor:
     def _reply(self, request: Any) -> Any:
         reply = ext_proc_pb2.ProcessingResponse()
         if request.WhichOneof("request") == "request_headers":
-            pairs = request.request_headers.headers.headers
-            head = {one.key: one.raw_value.decode() for one in pairs}
+            head = dict(read_pairs(request.request_headers.headers))
             self.heads.append(head)
             immediate = self.denies(head)
             if immediate is not None:
