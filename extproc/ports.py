@@ -86,6 +86,9 @@ class ResponseCache(Protocol):
     async def get(self, key: bytes, now_ms: int) -> Entry | None:
         """Return a fresh entry; suspends only for a remote store, never raises."""
 
+    async def get_many(self, keys: Sequence[bytes], now_ms: int) -> list[Entry | None]:
+        """Return what `get` does for each key; one round trip for all where it is remote."""
+
     def put(self, key: bytes, entry: Entry) -> None:
         """Offer an entry, which admission may decline; never raises, never blocks."""
 

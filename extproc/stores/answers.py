@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -130,6 +130,10 @@ class MemoryAnswers:
     async def get(self, key: bytes, now_ms: int) -> Entry | None:
         """Return a fresh entry; never suspends."""
         return self.lookup(key, now_ms)
+
+    async def get_many(self, keys: Sequence[bytes], now_ms: int) -> list[Entry | None]:
+        """Return fresh entries, None for those that are not there; never suspends."""
+        return [self.lookup(key, now_ms) for key in keys]
 
     def lookup(self, key: bytes, now_ms: int) -> Entry | None:
         """Return a fresh entry; `now_ms` counts as when it was last used."""

@@ -7,7 +7,7 @@ purge elsewhere is unknown here, at most until the entry's time is over. The pur
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from extproc.answers import Entry
 from extproc.ports import Observer
@@ -65,6 +65,19 @@ class TieredAnswers:
             if entry is not None:
                 self.near.keep(key, entry, now_ms)
         return entry
+
+    async def get_many(self, keys: Sequence[bytes], now_ms: int) -> list[Entry | None]:
+        """Return fresh entries; asks once for all that are not in front."""
+        found = [self.near.lookup(key, now_ms) for key in keys]
+        lacking = [key for key, entry in zip(keys, found, strict=True) if entry is None]
+        if not lacking:
+            return found
+        behind = await self.far.get_many(lacking, now_ms)
+        for key, entry in zip(lacking, behind, strict=True):
+            if entry is not None:
+                self.near.keep(key, entry, now_ms)
+        rest = iter(behind)
+        return [next(rest) if entry is None else entry for entry in found]
 
     def put(self, key: bytes, entry: Entry) -> None:
         """Offer an entry to both, unless a purge has come since it was stored."""

@@ -138,3 +138,14 @@ async def test_a_store_says_what_it_is(bench: Bench) -> None:
     await bench.quiet()
     assert bench.kind in repr(bench.store).lower()
     assert "secret" not in repr(bench.store)
+
+
+async def test_many_are_looked_up_at_once(bench: Bench) -> None:
+    """Each in its place, whichever are there, and as often as it is asked for."""
+    names = ["a", "b", "c"]
+    made = {name: bench.put(name, body=name.encode() * 200_000) for name in names}
+    await bench.quiet()
+    asked = ["b", "none", "a", "b", "gone", "c"]
+    found = await bench.store.get_many([key(name) for name in asked], bench.now_ms)
+    assert found == [made.get(name) for name in asked]
+    assert await bench.store.get_many([key("none"), key("gone")], bench.now_ms) == [None, None]
