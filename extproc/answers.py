@@ -5,6 +5,7 @@ Knows: its own fields. Must not know: keys, stores, clocks, HTTP.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from typing import Final, Literal, TypeAlias
 
@@ -65,34 +66,30 @@ class PurgeFailed(Exception):
 Told: TypeAlias = Literal["", "hit", "collapsed"]  # collapsed: it waited for another call's answer
 
 
+# Makes the client's answer of one to a part of its call. Raises `cache.recorded.CannotTell`.
+Complete: TypeAlias = Callable[[bytes], bytes]
+
+
+class Inputs(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """The inputs of a batch of embeddings, each of which is kept by itself.
+
+    `digests` are those of calls for each alone, one after the other; `sizes` share out the tokens.
+    """
+
+    digests: bytes
+    sizes: tuple[int, ...]
+
+
 class Filling(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """What keeping the answer of a call takes, beside what its record and its log entry say.
 
     `digest` is the call's, of which and of the model that served it its key is made. `ttl_ms` is
     how long the answer will be good for. `leads`: others may wait for it. `bounded`: the bound of
-    its output is the gateway's.
+    its output is the gateway's. `inputs`: not the answer is kept but its parts, under their own.
     """
 
     digest: bytes
     ttl_ms: int
     leads: bool
     bounded: bool
-
-
-class Miss(msgspec.Struct, frozen=True, gc=False):
-    """A call that goes upstream.
-
-    `status` is the header of its answer, empty where there is none to be. `digest` is empty where
-    the answer is not kept. `leads`: others may wait for it, under `key`. `waited_ms` is how long
-    the call waited for another's answer, None where it did not.
-    """
-
-    status: bytes = b""
-    digest: bytes = b""
-    ttl_ms: int = 0
-    key: bytes = b""
-    leads: bool = False
-    waited_ms: int | None = None
-
-
-NOT_ASKED: Final = Miss()
+    inputs: Inputs | None = None

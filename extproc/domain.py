@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from extproc.answers import Filling, Told
+from extproc.answers import Complete, Filling, Told
 from extproc.limits import Hold
 
 PICO_USD_PER_USD = 10**12  # prices of 1e-6 USD per million tokens stay whole numbers
@@ -136,6 +136,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     `limit_spans` cover the JSON values of every bound of output there is in the body.
     `text_bytes` is the size of what a tokenizer would see (the whole body is an upper bound).
     `needs` names what a target must be able to do beyond text: `tools`, `images`, `json_schema`.
+    `inputs` counts what an embeddings call wants a vector of each of.
     """
 
     endpoint: Endpoint
@@ -150,6 +151,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     text_bytes: int
     limit_spans: tuple[Span, ...] = ()
     needs: frozenset[str] = NOTHING_SPECIAL
+    inputs: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,10 +364,14 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
 
 
 class Continue(msgspec.Struct, frozen=True, gc=False):
-    """Let the request go on; ask for its body. `set_headers` are put on the request."""
+    """Let the request go on; ask for its body. `set_headers` are put on the request.
+
+    `may_complete`: its answer may be asked for too, which is said now or never.
+    """
 
     set_headers: tuple[tuple[str, bytes], ...] = ()
     remove_headers: tuple[str, ...] = ()
+    may_complete: bool = False
 
 
 class Forward(msgspec.Struct, frozen=True, gc=False):
@@ -383,6 +389,7 @@ class Forward(msgspec.Struct, frozen=True, gc=False):
     hold: Hold | None = None
     filling: Filling | None = None  # where the answer is to be kept, if it weighs no more than
     keep_bytes: int = 0  # this
+    complete: Complete | None = None  # where the answer is a part of what the client is to get
 
 
 class Reply(msgspec.Struct, frozen=True, gc=False):

@@ -26,6 +26,7 @@ class Event(StrEnum):
     HEADERS_ENDING = "request_headers_without_body"
     BODY = "request_body"
     ANSWERED = "answered_by_processor"
+    REFUSED = "response_headers"  # by Envoy: no provider has been asked yet
 
 
 LEGAL: Final[Mapping[tuple[State, str], State]] = {
@@ -34,6 +35,8 @@ LEGAL: Final[Mapping[tuple[State, str], State]] = {
     (State.AWAITS_BODY, Event.BODY): State.ENDED,
     # Because an answer from here ends the transaction wherever it stands.
     (State.AWAITS_BODY, Event.ANSWERED): State.ENDED,
+    # Because a body may be too long or too late, and some endpoints' answers are asked for.
+    (State.AWAITS_BODY, Event.REFUSED): State.ENDED,
     (State.ENDED, Event.ANSWERED): State.ENDED,
 }
 

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from extproc.answers import Entry, Told
+from extproc.answers import Complete, Entry, Inputs, Told
 from extproc.dialects import anthropic
 from extproc.domain import Call, Endpoint, Head, Plan, Principal, Reply
 from extproc.limits import US_PER_MS, Ask, Grant, Rules, Tier
@@ -77,6 +77,30 @@ class Planned(msgspec.Struct, frozen=True, gc=False):
     call: Call
     plan: Plan
     body: bytes
+
+
+class Miss(msgspec.Struct, frozen=True, gc=False):
+    """A call that goes upstream.
+
+    `status` is the header of its answer, empty where there is none to be. `digest` is empty where
+    the answer is not kept. `leads`: others may wait for it, under `key`. `waited_ms` is how long
+    the call waited for another's answer, None where it did not. `inputs` are those of a batch of
+    embeddings. `part` is sent in place of a batch of which the rest is known, and its answer is
+    told by `complete`.
+    """
+
+    status: bytes = b""
+    digest: bytes = b""
+    ttl_ms: int = 0
+    key: bytes = b""
+    leads: bool = False
+    waited_ms: int | None = None
+    inputs: Inputs | None = None
+    part: Planned | None = None
+    complete: Complete | None = None
+
+
+NOT_ASKED: Final = Miss()
 
 
 class Hit(msgspec.Struct, frozen=True, gc=False):

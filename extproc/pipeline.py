@@ -10,14 +10,10 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from extproc.answers import OVERHEAD_BYTES, STATUS_HEADER, Miss
-from extproc.cache_flow import (
-    Patience,
-    abandon,
-    consult,
-    fill,
-    filling_of,
-)
+from extproc.answers import OVERHEAD_BYTES, STATUS_HEADER
+from extproc.cache_fill import fill, filling_of
+from extproc.cache_flow import abandon, consult
+from extproc.cache_turn import Patience
 from extproc.dialects import anthropic, openai
 from extproc.dialects.directions import DIRECTIONS
 from extproc.domain import (
@@ -38,7 +34,7 @@ from extproc.domain import (
     Reply,
 )
 from extproc.errors import Denied
-from extproc.gateway import Gateway, Hit, Identified, Planned, reserve
+from extproc.gateway import Gateway, Hit, Identified, Miss, Planned, reserve
 from extproc.limits import Settlement
 from extproc.policies import models, routing, strictness
 from extproc.policies.cooling import cool_s
@@ -111,9 +107,12 @@ def _may_use(principal: Principal, endpoint: Endpoint, head: Head) -> None:
 
 def greet(identified: Identified) -> Continue:
     """Let an identified call send its body, under the request id it is logged by."""
+    # Of a batch some inputs may turn out to be known, and the answer to the others a part of its.
+    batches = identified.endpoint.name == "embeddings" and identified.snapshot.cache.enabled
     if identified.head.headers.get("x-request-id") == identified.request_id:
-        return Continue()
-    return Continue(set_headers=(("x-request-id", identified.request_id.encode()),))
+        return Continue(may_complete=batches)
+    header = ("x-request-id", identified.request_id.encode())
+    return Continue(set_headers=(header,), may_complete=batches)
 
 
 def read(identified: Identified, body: bytes) -> Call:
@@ -169,7 +168,7 @@ async def admit(
 
 async def _forward(gateway: Gateway, planned: Planned, miss: Miss) -> Forward:
     """Reserve what the call may take and rewrite it. Raises Denied."""
-    waited_ms = miss.waited_ms
+    planned, waited_ms = miss.part or planned, miss.waited_ms
     if waited_ms is not None:
         planned = replace(planned, plan=routing.later(planned.plan, waited_ms))
     grant = await reserve(gateway, planned, waited=waited_ms is not None)
@@ -180,6 +179,9 @@ async def _forward(gateway: Gateway, planned: Planned, miss: Miss) -> Forward:
     except BaseException:  # a bug must not hold a slot for the length of a lease
         gateway.ledger.settle(Settlement(planned.id, (0, 0, 0), certain=True, hold=grant.hold))
         raise
+    sent = rewritten.body
+    if sent is None and miss.part is not None:
+        sent = body  # which Envoy has not seen
     headers = grant.headers
     if miss.status:
         headers += ((STATUS_HEADER, miss.status),)
@@ -188,7 +190,7 @@ async def _forward(gateway: Gateway, planned: Planned, miss: Miss) -> Forward:
         call=call,
         principal=identified.principal,
         id=planned.id,
-        body=rewritten.body,
+        body=sent,
         model_span=rewritten.model_span,
         strip_usage=rewritten.strip_usage,
         body_bytes=len(body),
@@ -196,6 +198,7 @@ async def _forward(gateway: Gateway, planned: Planned, miss: Miss) -> Forward:
         hold=grant.hold,
         filling=filling_of(miss, call, grant.output),
         keep_bytes=identified.snapshot.cache.max_entry_bytes - OVERHEAD_BYTES,
+        complete=miss.complete,
     )
 
 

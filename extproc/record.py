@@ -50,6 +50,7 @@ class Record(msgspec.Struct, array_like=True, frozen=True):
     hold: Hold | None = None  # where the ledger does not keep it itself
     filling: Filling | None = None  # where the answer is to be kept
     told: Told = ""  # where a kept answer was told, by the one attempt that is listed
+    part: bool = False  # of a batch was sent, and what it was answered with is completed here
 
 
 _decoder = msgspec.json.Decoder(Record)
@@ -80,7 +81,10 @@ def encode(forward: Forward, trace: str = "") -> bytes:
         call.stream,
         forward.plan.attempts,
     )
-    if forward.filling is not None:
+    if forward.complete is not None:
+        rest = _encode((forward.hold, forward.filling, "", True))
+        shared = b"%b,%b" % (shared[:-1], rest[1:])
+    elif forward.filling is not None:
         hold = _encode(forward.hold)
         shared = b"%b,%b,%b]" % (shared[:-1], hold, _encode(forward.filling))
     elif forward.hold is not None:

@@ -19,6 +19,8 @@ from extproc.errors import Denied, render
 from extproc.exchange import Event, OutOfOrder, State, advance
 from extproc.gateway import Gateway, Hit, Identified
 from extproc.inflight import InFlight
+from extproc.merging import Merging
+from extproc.merging import State as Merged
 from extproc.pipeline import (
     admit,
     dialect_of,
@@ -29,6 +31,7 @@ from extproc.pipeline import (
 from extproc.policies.trace import traceparent_of, written
 from extproc.upstream import State as Attempt
 from extproc.upstream import Translation
+from extproc.wire_upstream import encode_answer_headers
 
 log: Final = logging.getLogger(__name__)
 
@@ -58,6 +61,7 @@ class Exchange:
         "_gateway",
         "_identified",
         "_inflight",
+        "_merging",
         "_request_id",
         "_state",
         "_trace",
@@ -75,12 +79,15 @@ class Exchange:
         self._trace: Trace | None = None
         self._began = 0.0
         self._translation: Translation | None = None
+        self._merging: Merging | None = None
 
     @property
     def ended(self) -> bool:
         """Say whether the last reply was the final one."""
         if self._translation is not None:
             return self._translation.state is Attempt.ENDED
+        if self._merging is not None:
+            return self._merging.state is Merged.ENDED
         return self._state is State.ENDED
 
     @property
@@ -99,14 +106,16 @@ class Exchange:
         What is given to `say` goes to the peer before the answer.
         """
         if self._translation is not None:
-            return self._translate(self._translation, raw)
+            return self._go_on(self._translation, raw)
+        if self._merging is not None:
+            return self._go_on(self._merging, raw)
         started = perf_counter()
         try:
             message = wire.decode(raw)
             if message.kind is wire.Kind.UPSTREAM and self._state is State.NEW:
                 silence_s = self._gateway.snapshot.wait_ms / 1000
                 self._translation = Translation(self._gateway.clock, silence_s)
-                return self._translate(self._translation, raw)
+                return self._go_on(self._translation, raw)
             event: str = message.kind
             if message.head is not None and message.head.ends:
                 event = Event.HEADERS_ENDING
@@ -118,6 +127,8 @@ class Exchange:
             if message.head is not None:
                 reply = await self._headers(message)
                 self._gateway.observer.admission("headers", perf_counter() - started)
+            elif event == Event.REFUSED:
+                return encode_answer_headers((), streamed=False)
             else:
                 reply = await self._body(message.body, say)
                 self._gateway.observer.admission("body", perf_counter() - started)
@@ -133,6 +144,7 @@ class Exchange:
         self._state = State.ENDED
         self._identified = None
         self._translation = None
+        self._merging = None
 
     async def _headers(self, message: wire.Message) -> bytes:
         head = message.head
@@ -170,16 +182,19 @@ class Exchange:
         if isinstance(decided, Hit):
             self._inflight.add(decided.id, gateway.clock() + READING_S)
             return wire.encode_hit(decided, record.encode_hit(decided, written(self._trace)))
+        if decided.complete is not None:
+            self._merging = Merging(decided.complete, self._dialect, self._request_id)
         plan = decided.plan
         arrived = gateway.health.planned(plan.attempts, gateway.steady())
         self._inflight.add(decided.id, gateway.clock() + plan.timeout_ms / 1000, ended=arrived)
         return wire.encode_forward(decided, record.encode(decided, written(self._trace)))
 
-    def _translate(self, translation: Translation, raw: bytes) -> bytes:
+    def _go_on(self, other: Translation | Merging, raw: bytes) -> bytes:
+        """Hand a message to the exchange that this one has become. Raises ProtocolError."""
         try:
-            return translation.receive(raw)
+            return other.receive(raw)
         except (wire.Malformed, OutOfOrder) as error:
-            translation.state = Attempt.ENDED
+            other.end()
             raise ProtocolError(str(error)) from error
 
     def _refuse(self, denied: Denied) -> bytes:

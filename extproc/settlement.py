@@ -137,7 +137,8 @@ def _ended(entry: LogEntry) -> Ended:
 
 
 def _usage(entry: LogEntry, record: Record, ended: Ended, estimator: Estimator) -> Usage:
-    if ended is _FAILED:
+    # A good answer that did not go with what was kept of its batch was made, and is billed.
+    if ended is _FAILED and not (record.part and entry.done):
         return NOTHING
     if entry.first_upstream_tx_ms is None:
         # The client left before any provider saw the call.

@@ -142,6 +142,10 @@ class Translation:
             case Event.TRAILERS:
                 return self._trailers()
 
+    def end(self) -> None:
+        """Have nothing follow."""
+        self.state = State.ENDED
+
     @property
     def _direction(self) -> Direction:
         return DIRECTIONS[self._caller]

@@ -25,7 +25,7 @@ from extproc.domain import (
     once,
 )
 from extproc.gateway import Hit
-from extproc.pb import core_pb2, ext_proc_pb2
+from extproc.pb import core_pb2, ext_proc_pb2, processing_mode_pb2
 from extproc.wire_headers import read_pairs
 
 OVERWRITE: Final = core_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
@@ -37,6 +37,17 @@ LIMITS: Final = b"llm.limits"  # for the route, which puts them on the answer as
 _OVERWRITES: Final = b"\x18%c" % OVERWRITE  # HeaderValueOption.append_action
 _CONTINUE_HEADERS: Final = ext_proc_pb2.ProcessingResponse(
     request_headers=ext_proc_pb2.HeadersResponse()
+).SerializeToString()
+# Has the answer sent too, unless the RPC ends before. All modes, as what is left out means NONE.
+_SEE_ANSWER: Final = ext_proc_pb2.ProcessingResponse(
+    mode_override=processing_mode_pb2.ProcessingMode(
+        request_header_mode=processing_mode_pb2.ProcessingMode.SEND,
+        request_body_mode=processing_mode_pb2.ProcessingMode.BUFFERED,
+        response_header_mode=processing_mode_pb2.ProcessingMode.SEND,
+        response_body_mode=processing_mode_pb2.ProcessingMode.BUFFERED,
+        request_trailer_mode=processing_mode_pb2.ProcessingMode.SKIP,
+        response_trailer_mode=processing_mode_pb2.ProcessingMode.SKIP,
+    )
 ).SerializeToString()
 _VARINT_BITS: Final = 0x7F  # seven bits a byte, the eighth says that more follow
 _CLEAR_ROUTE_CACHE: Final = b"\x28\x01"  # CommonResponse field 5
@@ -100,12 +111,13 @@ def _head(message: Any) -> Head:
 
 def encode_continue(action: Continue) -> bytes:
     """Let the request go on to its body."""
+    see_answer = _SEE_ANSWER if action.may_complete else b""
     if not action.set_headers and not action.remove_headers:
-        return _CONTINUE_HEADERS
+        return _CONTINUE_HEADERS + see_answer
     mutation = b"".join([_header(_name(name), value) for name, value in action.set_headers])
     for name in action.remove_headers:
         mutation += _message(2, _name(name))
-    return _message(1, _message(1, _message(2, mutation)))
+    return _message(1, _message(1, _message(2, mutation))) + see_answer
 
 
 def encode_reply(reply: Reply) -> bytes:

@@ -1,6 +1,7 @@
-"""Protobuf to values and back, pure, for the exchange that translates one attempt.
+"""Protobuf to values and back, pure, for the exchanges that change an answer.
 
-Knows: the messages of an ext_proc filter in a cluster. Must not know: dialects, policies, the loop.
+Knows: the messages of an ext_proc filter that sees answers. Must not know: dialects, policies, the
+loop.
 Source: envoy.service.ext_proc.v3 (extproc/pb/*.proto); attributes, metadata and mode override.
 """
 

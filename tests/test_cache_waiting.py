@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from extproc.cache_flow import REPLY_GRACE_S
+from extproc.cache_turn import REPLY_GRACE_S
 from extproc.domain import Principal
 from extproc.ports import SilentObserver
 from tests.cache_bench import COMPLETE, Answered, Bench

@@ -13,6 +13,7 @@ EXPECTED = {
     ("new", "request_headers_without_body"): "ended",
     ("awaits_body", "request_body"): "ended",
     ("awaits_body", "answered_by_processor"): "ended",
+    ("awaits_body", "response_headers"): "ended",
     ("ended", "answered_by_processor"): "ended",
 }
 REFUSED = [(s, e) for s in State for e in EVENTS if (s.value, e) not in EXPECTED]
@@ -43,4 +44,6 @@ def test_the_table_holds_these_pairs_and_no_others() -> None:
 
 
 def test_the_wire_names_its_messages_as_the_table_does() -> None:
-    assert {Event.HEADERS.value, Event.BODY.value} <= {kind.value for kind in Kind}
+    assert {Event.HEADERS.value, Event.BODY.value, Event.REFUSED.value} <= {
+        kind.value for kind in Kind
+    }

@@ -31,7 +31,7 @@ from extproc.bundle.cors import cors_filters
 from extproc.bundle.messages import http_filter, inline, seconds
 from extproc.bundle.places import CALL, LIMITS, PLAN, PROCESSOR, SERVED
 from extproc.bundle.processor import REQUEST_RETRIES, reconnect
-from extproc.headers import READ
+from extproc.headers import READ, READ_OF_ANSWERS
 from extproc.schema import Server
 
 DECIDE: Final = "llm-edge.decide"
@@ -99,7 +99,9 @@ def _decide(workers: int) -> ExternalProcessor:
         mutation_rules=HeaderMutationRules(allow_envoy=True, allow_all_routing=False),
         allow_content_length_header=True,
         forward_rules=HeaderForwardingRules(
-            allowed_headers=ListStringMatcher([StringMatcher(exact=name) for name in READ])
+            allowed_headers=ListStringMatcher(
+                [StringMatcher(exact=name) for name in (*READ, *READ_OF_ANSWERS)]
+            )
         ),
         metadata_options=MetadataOptions(
             receiving_namespaces=MetadataOptionsMetadataNamespaces(

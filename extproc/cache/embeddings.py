@@ -15,7 +15,7 @@ estimate, but the shares of one answer add up to what it counted.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, Final
 
@@ -47,6 +47,18 @@ class Batch(msgspec.Struct, frozen=True, gc=False):
     spans: tuple[Span, ...]
     input_span: Span
     rest: Mapping[str, Any]
+
+
+class Part(msgspec.Struct, frozen=True, gc=False):
+    """A batch of which some inputs are known, by their index, and the indexes asked for."""
+
+    batch: Batch
+    known: Mapping[int, bytes]
+    asked: Sequence[int]
+
+    def complete(self, answer: bytes) -> bytes:
+        """Return the answer to the batch, from one to what was asked for. Raises CannotTell."""
+        return merge(self.batch, self.known, take_apart(answer, self.batch, self.asked))
 
 
 class Taken(msgspec.Struct, frozen=True, gc=False):
@@ -137,6 +149,35 @@ def take_apart(answer: bytes, batch: Batch, asked: Sequence[int]) -> Taken:
 
     Raises CannotTell for an answer that does not have exactly one vector for each.
     """
+    kept, rest, _ = _apart(answer, [size_of(batch.pieces[index]) for index in asked])
+    return Taken(dict(zip(asked, kept, strict=True)), rest)
+
+
+def each_of(answer: bytes, sizes: Sequence[int]) -> list[tuple[bytes, int]]:
+    """Return what to keep of an answer to inputs of these sizes, in order, and each one's tokens.
+
+    Raises CannotTell as `take_apart` does.
+    """
+    kept, _, shares = _apart(answer, sizes)
+    return list(zip(kept, shares, strict=True))
+
+
+def size_of(piece: bytes) -> int:
+    """Return by what an input's share of the tokens is told: its token ids, or its bytes."""
+    return piece.count(b",") + 1 if piece[:1] == b"[" else len(piece)
+
+
+def model_of(kept: Iterable[bytes]) -> str:
+    """Return the model that says it gave all of these. Raises CannotTell where there is no one."""
+    models = {_read(one)[1].model for one in kept}
+    if len(models) != 1:
+        raise CannotTell("vectors are of more than one model")
+    return models.pop()
+
+
+def _apart(
+    answer: bytes, sizes: Sequence[int]
+) -> tuple[list[bytes], Mapping[str, msgspec.Raw], list[int]]:
     try:
         answer.decode()
         found = _decode_answer(answer)
@@ -145,26 +186,28 @@ def take_apart(answer: bytes, batch: Batch, asked: Sequence[int]) -> Taken:
         usage = _decode_usage(rest.get("usage", b"null"))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise CannotTell("what was recorded is no list of embeddings") from None
-    if len(found.data) != len(asked) or vectors.keys() != set(range(len(asked))):
+    if len(found.data) != len(sizes) or vectors.keys() != set(range(len(sizes))):
         raise CannotTell("an answer does not have a vector for each input")
-    shares = _shares(usage, [batch.pieces[index] for index in asked])
-    kept: dict[int, bytes] = {}
-    for number, (index, tokens) in enumerate(zip(asked, shares, strict=True)):
+    shares = _shares(usage, sizes)
+    kept: list[bytes] = []
+    for number, tokens in enumerate(shares or [0] * len(sizes)):
         item = vectors[number]
         if bytes(item.get("embedding", b""))[:1] not in _VECTOR_BEGINS:
             raise CannotTell("an embedding has no vector")
-        end = b"}],%b" % _encode({"object": "list", "model": found.model, **tokens})[1:]
-        kept[index] = _HEAD + _encode(item)[1:-1] + end
-    return Taken(kept, {k: v for k, v in rest.items() if k not in {"object", "data"}})
+        told = _counted(tokens) if shares else {}
+        end = b"}],%b" % _encode({"object": "list", "model": found.model, **told})[1:]
+        kept.append(_HEAD + _encode(item)[1:-1] + end)
+    others = {k: v for k, v in rest.items() if k not in {"object", "data"}}
+    return kept, others, shares or [0] * len(sizes)
 
 
-def _shares(usage: _Usage | None, pieces: Sequence[bytes]) -> list[dict[str, Any]]:
+def _shares(usage: _Usage | None, sizes: Sequence[int]) -> list[int]:
+    """Share the tokens out, to the last one; nothing where they are not told."""
     if usage is None or usage.prompt_tokens is None:
-        return [{}] * len(pieces)
-    sizes = [one.count(b",") + 1 if one[:1] == b"[" else len(one) for one in pieces]
+        return []
     total = sum(sizes)
     marks = [usage.prompt_tokens * so_far // total for so_far in accumulate(sizes, initial=0)]
-    return [_counted(stop - start) for start, stop in pairwise(marks)]
+    return [stop - start for start, stop in pairwise(marks)]
 
 
 def _counted(tokens: int) -> dict[str, Any]:

@@ -49,6 +49,7 @@ class Use(Enum):
     MISS = auto()
     STALE = auto()  # older than what is good for this caller
     REFUSED = auto()  # fresh, but older than the caller wants
+    PARTIAL = auto()  # some of the inputs of a batch
 
 
 def ask(policy: Policy, head: Head, principal: Principal, call: Call, body: bytes) -> Asked:

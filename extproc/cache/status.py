@@ -13,11 +13,13 @@ from extproc.cache.reasons import Reason
 CACHE: Final = b"llm-edge"
 
 # Why a call went to a provider (section 2.2). `miss` and not `uri-miss`, because the whole body is
-# part of the key; `request`: the caller's Cache-Control did not allow an answer from the cache.
-Fwd: TypeAlias = Literal["bypass", "miss", "request", "stale"]
+# part of the key; `request`: the caller's Cache-Control did not allow an answer from the cache;
+# `partial`: some of a batch's inputs were known, the others are asked for.
+Fwd: TypeAlias = Literal["bypass", "miss", "partial", "request", "stale"]
 _FORWARDED: Final[dict[Fwd, bytes]] = {
     "bypass": CACHE + b"; fwd=bypass",
     "miss": CACHE + b"; fwd=miss",
+    "partial": CACHE + b"; fwd=partial",
     "request": CACHE + b"; fwd=request",
     "stale": CACHE + b"; fwd=stale",
 }

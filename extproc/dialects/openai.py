@@ -53,7 +53,7 @@ def read(endpoint: Endpoint, body: bytes) -> Call:
     stream = False
     wants_usage = False
     bound: int | None = None
-    choices = 1
+    choices = inputs = 1
     if isinstance(shape, Sampled):
         stream = shape.stream is True
         wants_usage = (
@@ -67,7 +67,7 @@ def read(endpoint: Endpoint, body: bytes) -> Call:
             bound = shape.max_tokens
             choices = max(shape.n or 1, shape.best_of or 1) * _texts("prompt", shape.prompt)
         case Embedding():
-            _texts("input", shape.input)
+            inputs = _texts("input", shape.input)
         case Response():
             bound = shape.max_output_tokens
     if isinstance(shape, Generated) and shape.stream_options is not None and not stream:
@@ -89,6 +89,7 @@ def read(endpoint: Endpoint, body: bytes) -> Call:
         text_bytes=len(body),
         limit_spans=_given(_BOUNDS[endpoint.name], parsed.spans),
         needs=needs_of(parsed.values),
+        inputs=inputs,
     )
 
 

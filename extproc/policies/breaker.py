@@ -76,6 +76,11 @@ class Breaker:
         """Return where the circuit stands."""
         return cast("State", self._storage.state)
 
+    @property
+    def failing(self) -> bool:
+        """Say whether anything failed since the last good answer."""
+        return bool(self._failed_at)
+
     def admits(self, now: float) -> bool:
         """Say whether a call may go: always when closed, one probe at a time when its time came."""
         state = self._storage.state

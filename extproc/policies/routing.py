@@ -130,6 +130,14 @@ def later(plan: Plan, waited_ms: int) -> Plan:
     return Plan(plan.attempts, timeout_ms, first_byte_ms)
 
 
+def pinned(plan: Plan) -> Plan:
+    """Return the plan with its first target alone, as often as that one may be asked."""
+    first = plan.attempts[0]
+    if all(target == first for target in plan.attempts):
+        return plan
+    return Plan(attempts_of([first]), plan.timeout_ms)
+
+
 def refusal(decision: Decision) -> Denied:
     """Return why a decision without any allowed target is refused."""
     judged = [(one.ask, *pair) for one in decision.considered for pair in one.verdicts]
