@@ -120,8 +120,7 @@ class Turn:
         inputs = part = complete = None
         if self.asked.may_store:
             digest = self.asked.key or b""
-            if is_batch(self.planned) and batched is not None:
-                inputs = batched.inputs
+            inputs = None if batched is None else batched.inputs
         if batched is not None and batched.part is not None:
             part, complete = batched.planned, batched.part.complete
         elif fwd == "partial":

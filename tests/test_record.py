@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.answers import Filling, Told
+from extproc.answers import Filling, Inputs, Told
 from extproc.domain import Price, Principal, Reply, once
 from extproc.gateway import Hit
 from extproc.limits import Hold
@@ -51,11 +51,22 @@ def test_a_record_comes_back_as_it_was(
 def test_what_keeping_an_answer_takes_comes_back(
     digest: bytes, ttl_ms: int, leads: bool, bounded: bool
 ) -> None:
+    batch = Inputs(digest * 2, (3, 2**40))
     filling = Filling(digest, ttl_ms, leads, bounded)
     hold = Hold((("key:k", 3),), (1, 2, 3), (4, 5, 6))
-    for held in (None, hold):
-        record = decode(encode(forward(filling=filling, hold=held)).decode())
-        assert (record.filling, record.hold, record.told) == (filling, held, "")
+    for kept in (filling, Filling(digest, ttl_ms, leads, bounded, batch)):
+        for held in (None, hold):
+            record = decode(encode(forward(filling=kept, hold=held)).decode())
+            assert (record.filling, record.hold, record.told) == (kept, held, "")
+            assert not record.part
+
+
+@pytest.mark.parametrize("filling", [None, Filling(b"d" * 32, 5, True, False)])
+@pytest.mark.parametrize("hold", [None, Hold((("key:k", 3),), (1, 2, 3), (4, 5, 6))])
+def test_a_record_says_that_a_part_was_sent(filling: Filling | None, hold: Hold | None) -> None:
+    planned = forward(filling=filling, hold=hold, complete=lambda body: body)
+    record = decode(encode(planned).decode())
+    assert (record.part, record.filling, record.hold, record.told) == (True, filling, hold, "")
 
 
 @given(st.text(), st.text(), st.sampled_from(["hit", "collapsed"]))

@@ -317,6 +317,14 @@ async def test_a_breach_of_the_protocol_ends_the_exchange(script: list[bytes], r
         await exchange.receive(headers_message())
 
 
+async def test_what_envoy_refuses_before_it_has_the_body_passes() -> None:
+    """Where answers are asked for, its own come here too."""
+    refusal = attempts.response_head(413, "application/json")
+    reply = await Bench().play(headers_message(BEARER), refusal)
+    assert reply.response_headers is not None
+    assert reply.response_headers.response is None
+
+
 async def test_a_breach_does_not_touch_another_exchange() -> None:
     bench = Bench()
     exchange, broken = bench.open(), bench.open()

@@ -285,3 +285,21 @@ def test_counting_tokens_is_free() -> None:
     record = msgspec.structs.replace(RECORD, endpoint="count_tokens")
     outcome = settle(replace(ENTRY, usage=REPORT), record, Estimator())
     assert (outcome.usage, outcome.cost_pico_usd) == (NOTHING, 0)
+
+
+@pytest.mark.parametrize(
+    ("part", "done", "paid"),
+    [
+        pytest.param(True, True, REPORTED, id="a good answer that did not go with the rest"),
+        pytest.param(True, False, NOTHING, id="an answer that was an error"),
+        pytest.param(False, True, NOTHING, id="no part at all"),
+    ],
+)
+def test_an_answer_to_a_part_is_billed_whatever_was_made_of_it(
+    part: bool, done: bool, paid: Usage
+) -> None:
+    """The provider made it, though the client was told an error; it is no request then."""
+    record = replace(RECORD, part=part)
+    outcome = settle(replace(ENTRY, status=502, done=done), record, Estimator())
+    assert (outcome.ended, outcome.usage) == (Ended.FAILED, paid)
+    assert settlement_of(outcome, record).amount[:2] == (0, paid.input + paid.output)

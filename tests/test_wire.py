@@ -10,6 +10,10 @@ from envoy_data_plane.envoy.config.core.v3 import (
     HeaderValue,
     HeaderValueOptionHeaderAppendAction,
 )
+from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
+    ProcessingModeBodySendMode,
+    ProcessingModeHeaderSendMode,
+)
 from envoy_data_plane.envoy.service.ext_proc.v3 import (
     HttpBody,
     HttpHeaders,
@@ -36,6 +40,8 @@ from tests.calls import (
     target,
 )
 
+SEND, SKIP = ProcessingModeHeaderSendMode.SEND, ProcessingModeHeaderSendMode.SKIP
+BUFFERED = ProcessingModeBodySendMode.BUFFERED
 NAMES = st.from_regex(r"[a-z][a-z0-9-]{0,12}", fullmatch=True)
 HEADERS = st.lists(st.tuples(NAMES, st.text(max_size=20)), max_size=6)
 RAW_HEADERS = st.lists(st.tuples(NAMES, st.binary(max_size=20)), max_size=6).map(tuple)
@@ -133,6 +139,18 @@ def test_continue_is_read_by_envoy(
     assert tuple(mutation.remove_headers if mutation else ()) == removed
     assert response.dynamic_metadata is None
     assert response.immediate_response is None
+    assert response.mode_override is None
+
+
+@pytest.mark.parametrize("headers", [(), (("x-request-id", b"r"),)])
+def test_continue_may_ask_for_the_answer(headers: tuple[tuple[str, bytes], ...]) -> None:
+    """All of it, and of the request what Envoy sends anyway."""
+    response = answer(wire.encode_continue(Continue(headers, may_complete=True)))
+    assert response.request_headers is not None
+    mode = response.mode_override
+    assert (mode.request_header_mode, mode.response_header_mode) == (SEND, SEND)
+    assert (mode.request_body_mode, mode.response_body_mode) == (BUFFERED, BUFFERED)
+    assert (mode.request_trailer_mode, mode.response_trailer_mode) == (SKIP, SKIP)
 
 
 @given(st.sampled_from([200, 400, 401, 403, 404, 413, 429, 500, 503]), st.binary(), RAW_HEADERS)

@@ -13,7 +13,19 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from extproc.cache.embeddings import Batch, ask_only, merge, split, take_apart, to_ask, whole
+from extproc.cache.embeddings import (
+    Batch,
+    Part,
+    ask_only,
+    each_of,
+    merge,
+    model_of,
+    size_of,
+    split,
+    take_apart,
+    to_ask,
+    whole,
+)
 from extproc.cache.recorded import CannotTell
 from extproc.dialects.openai import read
 from extproc.domain import ENDPOINTS
@@ -157,6 +169,38 @@ def test_tokens_are_shared_out(
     kept = [json.loads(one) for one in taken.kept.values()]
     assert [one.get("usage", {}).get("prompt_tokens") for one in kept] == shares
     assert json.loads(whole(batch, taken.kept)) == json.loads(answer(*vectors, tokens=tokens))
+
+
+def test_an_answer_is_taken_apart_without_its_batch() -> None:
+    """By the sizes of its inputs alone, which is all that settlement has."""
+    batch = split(body_of(["aaaa", "b"]))
+    sizes = [size_of(piece) for piece in batch.pieces]
+    came = answer([1], [2], tokens=7)
+    kept = take_apart(came, batch, (0, 1)).kept
+    assert each_of(came, sizes) == [(kept[0], 4), (kept[1], 3)]
+    untold = each_of(answer([1], [2], tokens=None), sizes)
+    assert [tokens for _, tokens in untold] == [0, 0]
+    with pytest.raises(CannotTell):
+        each_of(came, sizes[:1])
+
+
+def test_a_part_is_completed_by_what_is_known() -> None:
+    """In order; its usage is the part's."""
+    batch = split(body_of(["a", "b", "c"]))
+    known = take_apart(answer([1], [3]), split(body_of(["a", "c"])), (0, 1)).kept
+    part = Part(batch, {0: known[0], 2: known[1]}, (1,))
+    told = json.loads(part.complete(answer([2], tokens=5)))
+    assert told == json.loads(answer([1], [2], [3], tokens=5))
+    with pytest.raises(CannotTell):
+        part.complete(answer([2], model="e-2"))
+
+
+def test_what_is_kept_says_of_which_model_it_is() -> None:
+    """One, or it is not used."""
+    assert model_of([KEPT[0], answer(B)]) == "e-1"
+    for several in ([KEPT[0], OTHER], [], [b"{}"]):
+        with pytest.raises(CannotTell):
+            model_of(several)
 
 
 def test_usage_is_not_told_where_a_share_is_not_known() -> None:

@@ -47,6 +47,18 @@ def test_what_opens_a_circuit(story: str, state: str) -> None:
     assert breaker.state == state
 
 
+@pytest.mark.parametrize(
+    ("story", "failing"),
+    [("", False), ("s", False), ("f", True), ("fs", False), ("fsf", True), ("fff", True)],
+)
+def test_whether_it_fails(story: str, failing: bool) -> None:
+    """From the first failure to the next good answer; f and s as above."""
+    breaker = Breaker(RULES)
+    for step in story:
+        breaker.failed(0.0) if step == "f" else breaker.succeeded()
+    assert breaker.failing is failing
+
+
 def test_an_open_circuit_lets_one_probe_through_and_only_one() -> None:
     """Nobody is admitted while the probe is under way, however many ask."""
     breaker = opened()

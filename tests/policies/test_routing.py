@@ -14,7 +14,7 @@ from msgspec import structs
 
 from extproc.domain import Model, Plan, Principal, Target
 from extproc.errors import Denied
-from extproc.policies.routing import MAX_ATTEMPTS, attempts_of
+from extproc.policies.routing import MAX_ATTEMPTS, attempts_of, pinned
 from tests.calls import EMBEDDINGS, call, head, snapshot, target
 from tests.plans import make
 
@@ -171,6 +171,15 @@ def test_a_pinned_providers_targets_share_by_weight_among_themselves() -> None:
 def test_a_lone_target_is_tried_as_often_as_its_provider_allows(retries: int, count: int) -> None:
     lone = replace(A, max_retries=retries)
     assert attempts_of((lone,)) == (lone,) * count
+
+
+def test_a_plan_is_pinned_to_its_first_target() -> None:
+    """With the retries of a lone one, and without a limit that only others could do better by."""
+    first = target("a", max_retries=2)
+    plan = Plan((first, target("b")), 9_000, 500)
+    assert pinned(plan) == Plan((first, first, first), 9_000)
+    alone = Plan((first, first), 9_000)
+    assert pinned(alone) is alone
 
 
 def test_several_targets_are_each_tried_once() -> None:

@@ -1,0 +1,414 @@
+"""Batches of embeddings on a call's way: what is asked for, what is answered, what is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+from msgspec.structs import replace
+
+from extproc.answers import Role
+from extproc.cache_batch import MAX_INPUTS
+from extproc.domain import Ended, Model, Outcome, Principal
+from tests.attempts import chunk, response_head
+from tests.cache_bench import Answered, Bench
+from tests.calls import EMBEDDINGS, answer, body_message, headers_message, target
+from tests.ledgers import rules
+
+PATH = f"/v1{EMBEDDINGS.suffix}"
+ALONE = Model("small", "priority", (target("a", "first", max_retries=2),))
+EITHER = Model("small", "priority", (target("a", "first", max_retries=2), target("b", "second")))
+BOB = Principal("umbrella", "key_bob", "free")
+
+
+def vector(text: Any, model: str = "first") -> list[float]:
+    """Return what a model makes of an input."""
+    return [float(sum(json.dumps(text).encode())), float(len(model))]
+
+
+def document(inputs: Any, model: str = "first") -> dict[str, Any]:
+    """Answer as a provider does: ten tokens for each input."""
+    every = [inputs] if isinstance(inputs, str) or isinstance(inputs[0], int) else inputs
+    data = [
+        {"object": "embedding", "index": at, "embedding": vector(one, model)}
+        for at, one in enumerate(every)
+    ]
+    tokens = 10 * len(every)
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return {"object": "list", "data": data, "model": model, "usage": usage}
+
+
+class Asked(NamedTuple):
+    """What became of a call: the client's status and document, the inputs sent upstream or None."""
+
+    status: int
+    got: dict[str, Any]
+    sent: Any
+    answered: Answered
+    row: Outcome | None
+
+    @property
+    def said(self) -> str:
+        return self.answered.said
+
+
+class Batches(Bench):
+    """Sends whole calls, and plays Envoy's part and the provider's."""
+
+    async def ask(
+        self,
+        inputs: Any,
+        *,
+        headers: dict[str, str] | None = None,
+        model: str = "first",
+        status: int = 200,
+        provider: Callable[[Any, str], dict[str, Any]] = document,
+        settle: bool = True,
+        fields: dict[str, Any] | None = None,
+        **entry: Any,
+    ) -> Asked:
+        exchange = self.processor.open()
+        raw = json.dumps({"model": "small", "input": inputs, **(fields or {})}).encode()
+        await exchange.receive(headers_message(*(headers or {}).items(), path=PATH))
+        answered = Answered(await exchange.receive(body_message(raw), self._say))
+        if answered.told:
+            assert exchange.ended
+            row = self.settle(answered, attempts=0, usage="") if answered.status == 200 else None
+            return Asked(answered.status, json.loads(answered.body), None, answered, row)
+        mutation = answered.reply.request_body.response.body_mutation
+        sent = json.loads(mutation.body if mutation and mutation.body else raw)
+        made = provider(sent["input"], model)
+        got = made
+        if not exchange.ended:
+            head = answer(await exchange.receive(response_head(status, "application/json")))
+            assert head.response_headers is not None
+            if status == 200:
+                whole = chunk(json.dumps(made).encode(), ends=True)
+                common = answer(await exchange.receive(whole)).response_body.response
+                set_ = {
+                    o.header.key: o.header.raw_value for o in common.header_mutation.set_headers
+                }
+                status = int(set_.get(":status", b"200"))
+                assert int(set_["content-length"]) == len(common.body_mutation.body)
+                got = json.loads(common.body_mutation.body)
+        assert exchange.ended
+        exchange.close()
+        row = None
+        if settle:
+            usage = json.dumps({"usage": made["usage"]})
+            row = self.settle(answered, made, status=status, usage=usage, **entry)
+        return Asked(status, got, sent["input"], answered, row)
+
+
+def told(inputs: Any, tokens: int, model: str = "first") -> dict[str, Any]:
+    """Return the answer to a batch, counted as so many tokens."""
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return document(inputs, model) | {"usage": usage}
+
+
+@pytest.mark.parametrize(
+    ("scope", "shared"),
+    [
+        pytest.param("tenant", False, id="another tenant has another cache"),
+        pytest.param("shared", True, id="everybody shares where so written"),
+    ],
+)
+async def test_whose_inputs_are_known(scope: str, shared: bool) -> None:
+    bench = Batches(model=ALONE, scope=scope)
+    await bench.ask(["a", "b"])
+    bench.gateway.identity.answer = BOB  # type: ignore[attr-defined]
+    assert (await bench.ask(["b", "c"])).sent == (["c"] if shared else ["b", "c"])
+    assert (await bench.ask(["a", "b"])).sent == (None if shared else ["a"])
+
+
+async def test_only_what_is_not_known_is_asked_for() -> None:
+    """The answer is in order, and counts what was asked; the row is of that, and there is one."""
+    bench = Batches(model=ALONE)
+    first = await bench.ask(["a", "b"])
+    assert (first.sent, first.got, first.said) == (
+        ["a", "b"],
+        document(["a", "b"]),
+        "llm-edge; fwd=miss",
+    )
+    second = await bench.ask(["b", "c", "a", "d"])
+    assert second.sent == ["c", "d"]
+    assert second.got == told(["b", "c", "a", "d"], 20)
+    assert second.said == "llm-edge; fwd=partial"
+    assert second.row is not None
+    assert (second.row.usage.input, second.row.cost_pico_usd) == (20, 20 * 150_000)
+    assert (second.row.cache, second.row.ended) == ("", Ended.FINISHED)
+    bench.clock.now += 7
+    third = await bench.ask(["d", "c", "b", "a"])
+    assert (third.sent, third.got) == (None, told(["d", "c", "b", "a"], 40))
+    assert third.said == "llm-edge; hit; ttl=3593"
+    assert third.answered.headers["age"] == "7"
+    assert third.row is not None
+    assert (third.row.cache, third.row.cost_pico_usd, third.row.usage.input) == ("hit", 0, 0)
+    assert bench.watcher.lookups == ["miss", "partial", "hit"]
+    assert bench.watcher.fills == ["stored", "stored"]
+
+
+@pytest.mark.parametrize(
+    ("before", "batch", "sent"),
+    [
+        pytest.param("a", ["a", "b"], ["b"], id="a single call's answer serves a batch"),
+        pytest.param(["a"], ["b", "a"], ["b"], id="written as a list of one too"),
+        pytest.param([1, 2], [[1, 2], [3]], [[3]], id="tokens"),
+        pytest.param([[1, 2], [3]], [3], None, id="a batch's answer serves a single call"),
+        pytest.param(["a", "b"], "b", None, id="of texts as well"),
+        pytest.param(["a", "b"], ["b"], None, id="in a list"),
+        pytest.param(["a", "a", "b"], ["b", "a", "b"], None, id="doubles are one"),
+        pytest.param(["a"], ["b", "a", "b", "c"], ["b", "c"], id="doubles are asked for once"),
+        pytest.param(["1,2"], [[1, 2]], [[1, 2]], id="a text is no list of tokens"),
+        pytest.param(["a", "b"], ["c", "d"], ["c", "d"], id="nothing known, nothing changed"),
+    ],
+)
+async def test_single_calls_and_batches_share(before: Any, batch: Any, sent: Any) -> None:
+    bench = Batches(model=ALONE)
+    await bench.ask(before)
+    asked = await bench.ask(batch)
+    assert asked.sent == sent
+    assert asked.got["data"] == document(batch)["data"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"encoding_format": "base64"}, {"dimensions": 2}, {"new": 1}],
+    ids=["another encoding", "another size", "what nobody here knows"],
+)
+async def test_another_question_knows_nothing(fields: dict[str, Any]) -> None:
+    bench = Batches(model=ALONE)
+    await bench.ask(["a", "b"])
+    assert (await bench.ask(["a", "c"], fields=fields)).sent == ["a", "c"]
+    assert (await bench.ask(["a", "d"], fields=fields)).sent == ["d"]
+
+
+@pytest.mark.parametrize(
+    ("control", "sent", "kept"),
+    [
+        pytest.param("no-cache", ["a", "b", "c"], True, id="all of it afresh"),
+        pytest.param("no-store", ["c"], False, id="known ones are told, nothing is kept"),
+        pytest.param("max-age=9", ["a", "b", "c"], True, id="too old for the caller"),
+        pytest.param("max-age=11", ["c"], True, id="young enough"),
+    ],
+)
+async def test_cache_control(control: str, sent: list[str], kept: bool) -> None:
+    bench = Batches(model=ALONE)
+    await bench.ask(["a", "b"])
+    bench.clock.now += 10
+    asked = await bench.ask(["a", "b", "c"], headers={"cache-control": control})
+    assert (asked.sent, asked.got["data"]) == (sent, document(["a", "b", "c"])["data"])
+    assert ((await bench.ask(["c", "b"])).sent is None) is kept
+
+
+async def test_a_part_is_not_what_only_a_kept_answer_may_be() -> None:
+    bench = Batches(model=ALONE)
+    await bench.ask(["a", "b"])
+    only = {"cache-control": "only-if-cached"}
+    assert (await bench.ask(["a", "c"], headers=only)).status == 504
+    assert (await bench.ask(["b", "a"], headers=only)).status == 200
+
+
+async def test_what_is_known_ends_with_the_first_of_it() -> None:
+    bench = Batches(model=ALONE)
+    await bench.ask(["a", "b"])
+    bench.clock.now += 1000
+    await bench.ask(["c", "d"])
+    bench.clock.now += 2000
+    assert (await bench.ask(["d", "a"])).said == "llm-edge; hit; ttl=600"
+    bench.clock.now += 600
+    assert (await bench.ask(["a", "d", "b"])).sent == ["a", "b"]
+
+
+async def test_vectors_of_two_targets_never_meet() -> None:
+    """A part is for the target that gave the rest, with its retries; what a fallback gave is not."""
+    bench = Batches(model=EITHER)
+    await bench.ask(["a"])
+    await bench.ask(["b"], model="second", attempts=2)  # by failover
+    asked = await bench.ask(["a", "b", "c"])
+    assert asked.sent == ["b", "c"]
+    groups = asked.answered.metadata["llm"]["priority_groups"]
+    assert [g["clusters"][0]["cluster_name"] for g in groups] == ["a"]
+    assert asked.answered.sent("x-envoy-max-retries") == "2"
+    bench.gateway.health.at("a/first").cool_until = bench.gateway.steady() + 60
+    asked = await bench.ask(["a", "b", "d"], model="second")
+    assert (asked.sent, asked.got["model"]) == (["a", "d"], "second")
+
+
+async def test_one_model_at_two_providers_is_two() -> None:
+    """They may not run the same."""
+    twice = Model("small", "priority", (target("a", "first"), target("b", "first")))
+    bench = Batches(model=twice)
+    await bench.ask(["a", "b"])
+    bench.gateway.health.at("a/first").cool_until = bench.gateway.steady() + 60
+    assert (await bench.ask(["a", "c"])).sent == ["a", "c"]
+
+
+async def test_where_the_target_failed_of_late_the_others_may_have_it_all() -> None:
+    """Until it has given a good answer; where there are no others it is asked for the part."""
+    bench = Batches(model=EITHER)
+    await bench.ask(["a", "b"])
+    bench.gateway.health.failed("a/first", bench.gateway.steady(), 0)
+    whole = await bench.ask(["a", "c"], model="second", attempts=2)
+    assert whole.sent == ["a", "c"]
+    assert len(whole.answered.metadata["llm"]["priority_groups"]) == 2
+    assert (await bench.ask(["b", "a"])).sent is None  # which asks nobody
+    bench.gateway.health.at("a/first").breaker.succeeded()
+    assert (await bench.ask(["a", "d"])).sent == ["d"]
+    alone = Batches(model=ALONE)
+    await alone.ask(["a", "b"])
+    alone.gateway.health.failed("a/first", alone.gateway.steady(), 0)
+    assert (await alone.ask(["a", "c"])).sent == ["c"]
+
+
+async def test_an_error_passes_as_it_is() -> None:
+    """Nothing is kept of it and nothing paid."""
+    bench = Batches(model=ALONE)
+    await bench.ask(["a", "b"])
+    failed = await bench.ask(["a", "c"], status=500, done=False, answer=b"")
+    assert (failed.sent, failed.status) == (["c"], 500)
+    assert failed.row is not None
+    assert (failed.row.cost_pico_usd, failed.row.usage.input) == (0, 0)
+    assert (await bench.ask(["a", "c"])).sent == ["c"]
+
+
+async def test_a_model_that_became_another_is_never_mixed() -> None:
+    """One call is refused, and billed; then the whole batch is asked for, and known."""
+    bench = Batches(model=ALONE)
+    await bench.ask(["a", "b"])
+    refused = await bench.ask(["a", "c"], model="first-v2")
+    assert (refused.sent, refused.status) == (["c"], 502)
+    assert refused.got["error"]["code"] == "upstream_error"
+    assert refused.row is not None
+    assert (refused.row.ended, refused.row.usage.input) == (Ended.FAILED, 10)
+    assert refused.row.cost_pico_usd == 10 * 150_000
+    again = await bench.ask(["a", "c"], model="first-v2")
+    assert (again.sent, again.got) == (["a", "c"], document(["a", "c"], "first-v2"))
+    assert (await bench.ask(["c", "a"])).sent is None
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        pytest.param(lambda inputs, model: document([*inputs, "x"], model), id="one too many"),
+        pytest.param(lambda _, __: {"error": "?", "usage": {}}, id="no list"),
+    ],
+)
+async def test_an_answer_that_is_none_is_the_providers_fault(broken: Any) -> None:
+    bench = Batches(model=ALONE)
+    await bench.ask(["a", "b"])
+    assert (await bench.ask(["a", "c"], provider=broken)).status == 502
+    assert bench.watcher.fills == ["stored", "unreadable"]
+    assert (await bench.ask(["a", "c"])).got["data"] == document(["a", "c"])["data"]
+
+
+async def test_kept_bytes_that_are_none_are_not_known() -> None:
+    bench = Batches(model=ALONE)
+    sent = await bench.ask(["a", "b"], settle=False)
+    bench.settle(sent.answered, document(["a", "b"]))
+    (one, two) = bench.answers._window.items()
+    bench.answers.put(one[0], replace(one[1].entry, body=b"{}"))
+    bench.answers.put(two[0], replace(two[1].entry, body=two[1].entry.body[:-1]))
+    assert (await bench.ask(["a", "c"])).sent == ["a", "c"]
+    assert (await bench.ask(["a", "b"])).sent == ["a", "b"]
+    assert (await bench.ask(["b", "a"])).sent is None
+
+
+async def test_limits_are_for_what_is_asked() -> None:
+    """A known batch is one request; of another the part is reserved and paid."""
+    bench = Batches(rules(requests_per_day=4, tokens_per_day=400), model=ALONE)
+    long = "x" * 500
+    await bench.ask([long, "b"])
+    refused = await bench.ask(["y" * 2000, "b"])
+    assert refused.status == 429
+    known = await bench.ask(["b", long])
+    assert known.sent is None
+    assert known.answered.headers["x-ratelimit-remaining-requests"] == "2"
+    part = await bench.ask([long] * 3 + ["c"])  # whole it would be as long as what was refused
+    assert (part.status, part.sent) == (200, ["c"])
+    assert (await bench.ask([long, "c"])).sent is None
+    assert (await bench.ask([long, "c"])).status == 429
+
+
+async def test_identical_batches_share_the_part_they_ask_for() -> None:
+    """Each completes it with what it knows itself."""
+    bench = Batches(model=ALONE)
+    await bench.ask(["a", "b"])
+    bench.clock.now += 5
+    first = await bench.ask(["a", "c", "d"], settle=False)
+    tasks = [asyncio.create_task(bench.ask(batch)) for batch in (["a", "c", "d"], ["c", "b", "d"])]
+    await bench.waiting(2)
+    bench.settle(first.answered, document(["c", "d"]))
+    one, two = await asyncio.gather(*tasks)
+    assert (one.sent, two.sent) == (None, None)
+    assert one.got == told(["a", "c", "d"], 20)
+    assert two.got == told(["c", "b", "d"], 20)
+    assert one.said.startswith("llm-edge; fwd=partial; collapsed; ttl=3595")
+    assert one.answered.headers["age"] == "5"  # of the oldest vector
+    assert bench.watcher.lookups == ["miss", "partial", "collapsed", "collapsed"]
+    assert one.row is not None
+    assert (one.row.cache, one.row.cost_pico_usd) == ("collapsed", 0)
+
+
+async def test_who_waited_for_a_part_of_another_model_asks_for_all() -> None:
+    bench = Batches(model=ALONE)
+    await bench.ask(["a", "b"])
+    first = await bench.ask(["a", "c"], settle=False)
+    task = asyncio.create_task(bench.ask(["a", "c"], model="first-v2"))
+    await bench.waiting(1)
+    bench.settle(first.answered, document(["c"], "first-v2"))
+    asked = await task
+    assert (asked.sent, asked.got) == (["a", "c"], document(["a", "c"], "first-v2"))
+    assert asked.said == "llm-edge; fwd=miss; collapsed=?0"
+    assert (await bench.ask(["c", "a"])).sent is None
+
+
+async def test_who_was_not_told_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that another process had answered is kept in its parts, not as what was waited for."""
+    bench = Batches(model=ALONE)
+
+    async def ended_elsewhere(*_: Any, **__: Any) -> Role:
+        monkeypatch.undo()
+        assert (await bench.ask(["a", "b"])).sent == ["a", "b"]
+        return Role.ALONE
+
+    monkeypatch.setattr(bench.flights, "join", ended_elsewhere)
+    asked = await bench.ask(["b", "a"])
+    assert (asked.sent, asked.got) == (None, told(["b", "a"], 20))
+    assert asked.said.startswith("llm-edge; fwd=miss; collapsed; ttl=")
+
+
+async def test_a_batch_is_looked_up_as_a_whole_where_it_is_too_long() -> None:
+    bench = Batches(model=ALONE)
+    bench.gateway.snapshot = dataclasses.replace(bench.gateway.snapshot, max_request_bytes=2**20)
+    many = [[number] for number in range(MAX_INPUTS + 1)]
+    await bench.ask(many)
+    assert len(bench.answers) == 1
+    assert (await bench.ask(many)).sent is None
+    assert (await bench.ask(many[:2])).sent == many[:2]
+    assert (await bench.ask(many[:MAX_INPUTS])).sent == many[2:MAX_INPUTS]
+
+
+@pytest.mark.parametrize(
+    ("known", "more", "sent"),
+    [
+        pytest.param(8, 0, 0, id="what fits a message is told"),
+        pytest.param(40, 0, 40, id="what does not is asked for"),
+        pytest.param(2, 10, 10, id="a part whose answer fits is asked for"),
+        pytest.param(2, 20, 22, id="of one that may not, all is"),
+        pytest.param(20, 15, 35, id="nor may the whole"),
+    ],
+)
+async def test_what_passes_the_processor_is_bounded(known: int, more: int, sent: int) -> None:
+    """By the largest request: 4 KB here, and about 120 bytes for each vector."""
+    bench = Batches(model=ALONE)
+    for at in range(known):
+        await bench.ask([f"{at}"])
+    batch = [f"{at}" for at in range(known + more)]
+    asked = await bench.ask(batch)
+    assert len(asked.sent or ()) == sent
+    assert asked.got["data"] == document(batch)["data"]
