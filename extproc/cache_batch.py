@@ -71,7 +71,8 @@ def is_batch(planned: Planned) -> bool:
 async def look_up(gateway: Gateway, caching: Caching, planned: Planned, asked: Asked) -> Batched:
     """Find the inputs that are known of a batch that `lookup.ask` gave a key.
 
-    Suspends for a remote store, once. 0.1 ms for ten texts in memory, 5 ms for a thousand.
+    Suspends for a remote store, once. In memory 15 us an input, and 20 us more to put 8 KB of a
+    known one together with the others.
     """
     identified, target = planned.identified, planned.plan.attempts[0]
     batch = embeddings.split(planned.body)
