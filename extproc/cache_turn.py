@@ -122,8 +122,8 @@ class Turn:
             digest = self.asked.key or b""
             inputs = None if batched is None else batched.inputs
         if batched is not None and batched.part is not None:
-            part, complete = batched.planned, batched.part.complete
-        elif fwd == "partial":
+            part, complete, fwd = batched.planned, batched.part.complete, "partial"
+        elif fwd == "partial":  # it was, until it turned out not to go with what is known
             fwd = "miss"
         said = status.forwarded(fwd, collapsed=collapsed, key=self.shown_key())
         return Miss(

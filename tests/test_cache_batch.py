@@ -367,7 +367,17 @@ async def test_who_waited_for_a_part_of_another_model_asks_for_all() -> None:
     assert (await bench.ask(["c", "a"])).sent is None
 
 
-async def test_who_was_not_told_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("batch", "sent", "said"),
+    [
+        pytest.param(["b", "a"], None, "llm-edge; fwd=miss; collapsed; ttl=", id="all known"),
+        pytest.param(["b", "c"], ["c"], "llm-edge; fwd=partial", id="some"),
+        pytest.param(["c", "d"], ["c", "d"], "llm-edge; fwd=miss", id="none"),
+    ],
+)
+async def test_who_was_not_told_looks_again(
+    monkeypatch: pytest.MonkeyPatch, batch: list[str], sent: Any, said: str
+) -> None:
     """A batch that another process had answered is kept in its parts, not as what was waited for."""
     bench = Batches(model=ALONE)
 
@@ -377,9 +387,9 @@ async def test_who_was_not_told_looks_again(monkeypatch: pytest.MonkeyPatch) -> 
         return Role.ALONE
 
     monkeypatch.setattr(bench.flights, "join", ended_elsewhere)
-    asked = await bench.ask(["b", "a"])
-    assert (asked.sent, asked.got) == (None, told(["b", "a"], 20))
-    assert asked.said.startswith("llm-edge; fwd=miss; collapsed; ttl=")
+    asked = await bench.ask(batch)
+    assert (asked.sent, asked.got["data"]) == (sent, document(batch)["data"])
+    assert asked.said.startswith(said)
 
 
 async def test_a_batch_is_looked_up_as_a_whole_where_it_is_too_long() -> None:
