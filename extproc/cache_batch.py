@@ -17,9 +17,10 @@ from msgspec.structs import replace
 
 from extproc.answers import Entry, Inputs
 from extproc.cache import embeddings, lookup
+from extproc.cache.asked import Asked
 from extproc.cache.embeddings import Batch, Part
 from extproc.cache.key import DIGEST_BYTES
-from extproc.cache.lookup import Asked, Use
+from extproc.cache.lookup import Use
 from extproc.cache.recorded import CannotTell
 from extproc.dialects import openai
 from extproc.gateway import Caching, Gateway, Planned

@@ -12,7 +12,8 @@ from typing import Final, TypeAlias
 
 from extproc.answers import STATUS_HEADER, Entry, Told
 from extproc.cache import lookup, status
-from extproc.cache.lookup import Asked, Use
+from extproc.cache.asked import Asked
+from extproc.cache.lookup import Use
 from extproc.cache.replay import CannotTell, replay
 from extproc.cache.status import Fwd
 from extproc.cache_batch import Batched, is_batch, key_of, look_up
