@@ -153,6 +153,14 @@ def _address(provider: Provider, to: Upstream, caller: Dialect) -> Lua:
     return lua("translated.lua", constants={"PATH": path, "AUTHORITY": to.authority})
 
 
+# Milliseconds (W3C Server Timing): here until the last attempt was sent, and its provider until its
+# first byte.
+SERVER_TIMING: Final = (
+    "gateway;dur=%COMMON_DURATION(DS_RX_BEG:US_TX_BEG:ms)%, "
+    "provider;dur=%COMMON_DURATION(US_TX_BEG:US_RX_BEG:ms)%"
+)
+
+
 def _mutations(name: str, provider: Provider, workers: int) -> Mutations:
     # Because Anthropic refuses a request without one; callers of its API name their own.
     version = HeaderMutation(append=default_header("anthropic-version", ANTHROPIC_VERSION))
@@ -175,6 +183,7 @@ def _mutations(name: str, provider: Provider, workers: int) -> Mutations:
             _set("x-llm-provider", name),
             _set("x-llm-model", f"%DYNAMIC_METADATA({SERVED}:model)%"),
             _set("x-llm-attempts", "%UPSTREAM_REQUEST_ATTEMPT_COUNT%"),
+            _set("server-timing", SERVER_TIMING),
         ],
     )
 

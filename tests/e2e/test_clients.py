@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import time
 
 import httpx
@@ -33,6 +34,16 @@ def test_chat_answers_with_usage_and_headers(stack: Stack, client: OpenAI) -> No
     assert raw.headers["x-llm-model"] == "upstream-name"
     assert raw.headers["x-llm-attempts"] == "1"
     assert stack.sim_log("a")[-1]["model"] == "upstream-name"
+
+
+def test_an_answer_says_where_its_time_went(client: OpenAI) -> None:
+    """Until it was sent to the provider, and until that answered, in milliseconds."""
+    raw = client.chat.completions.with_raw_response.create(
+        model="gpt-4o-mini", messages=MESSAGES, extra_headers={"x-sim-latency-ms": "80"}
+    )
+    told = re.fullmatch(r"gateway;dur=(\d+), provider;dur=(\d+)", raw.headers["server-timing"])
+    assert told is not None
+    assert int(told[2]) >= 80
 
 
 def test_streamed_chat_hides_the_usage_nobody_asked_for(stack: Stack, client: OpenAI) -> None:
