@@ -83,6 +83,11 @@ bench: setup wheel ## Measure the rungs and figures (BENCH_ARGS="--quick" for a 
 	@$(BIN)/python -m benchmarks.cache_stores
 	@$(BIN)/python -m benchmarks.cache_trace
 
+REF ?= HEAD
+.PHONY: against
+against: setup ## Compare the request path with an earlier commit's (REF=main~3; HEAD without it)
+	@$(BIN)/python -m benchmarks.against $(REF) $(AGAINST_ARGS)
+
 # From a copy, because the compiler leaves its output beside the sources, where it would hide them.
 WHEEL_SOURCES := extproc pyproject.toml README.md LICENSE
 dist/.built: $(STAMP) $(shell find extproc -name '*.py' -o -name '*.lua' -o -name '*.yaml') $(WHEEL_SOURCES)

@@ -58,11 +58,12 @@ def json_rounds(
         for number in turned(numbers, turn):
             rung = rungs[number]
             body.write_bytes(load.prompt(rung.model, PROMPT_BYTES))
-            rounds_out.loaded.setdefault(number, []).append(_measure(rung, body, seconds))
+            rounds_out.loaded.setdefault(number, []).append(loaded(rung, body, seconds))
         _say(f"round {turn + 1} of {rounds}: {_rates(rounds_out, turn)}")
 
 
-def _measure(rung: Rung, body: Path, seconds: float) -> Loaded:
+def loaded(rung: Rung, body: Path, seconds: float) -> Loaded:
+    """Load one rung for `seconds` at many connections and for as long at one."""
     before = cpu_seconds(rung.processor), cpu_seconds(rung.envoy)
     many = load.run(rung.url, body, rung.headers, connections=CONNECTIONS, seconds=seconds)
     after = cpu_seconds(rung.processor), cpu_seconds(rung.envoy)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib import error, request
 
 from benchmarks import envoy, peers
@@ -71,11 +72,11 @@ def start(
         1: lambda: _direct(upstream),
         2: lambda: _bare(run, upstream),
         3: lambda: _noop(3, run, upstream),
-        4: lambda: _product(4, run, upstream, ours.wheel(bench)),
+        4: lambda: product(4, run, upstream, ours.wheel(bench)),
         5: lambda: _litellm(bench, run, upstream),
         6: lambda: _portkey(bench, run, upstream),
         7: lambda: _noop(7, run, upstream),
-        8: lambda: _product(8, run, upstream, ours.ROOT),
+        8: lambda: product(8, run, upstream, ours.ROOT),
     }
     up: dict[int, Rung] = {}
     skipped: dict[int, str] = {}
@@ -191,9 +192,19 @@ def _noop(number: int, run: Path, mocks: Mocks) -> Iterator[Rung]:
 
 
 @contextlib.contextmanager
-def _product(number: int, run: Path, mocks: Mocks, tree: Path) -> Iterator[Rung]:
+def product(
+    number: int,
+    run: Path,
+    mocks: Mocks,
+    tree: Path,
+    *,
+    name: str = "",
+    change: Callable[[dict[str, Any]], None] | None = None,
+) -> Iterator[Rung]:
+    """Run the product of a tree in `run/name`, its configuration changed by `change`."""
     ports = mocks.json_port, mocks.sse_port
-    with ours.product(run, *ports, f"product-{number}", tree=tree) as up:
+    name = name or f"product-{number}"
+    with ours.product(run, *ports, name, change=change, tree=tree) as up:
         yield Rung(
             number,
             _url(up.port),
