@@ -237,6 +237,7 @@ class Provider(_Section):
     api_key: SecretRef | None = None
     max_retries: Annotated[int, Field(ge=0, le=10)] = 2
     ca_file: Path | None = None
+    stall_events: bool = False  # streams that pass through end with an error event on silence, too
     simulated: bool = False  # `llm-edge run` starts a simulated provider at the endpoint
 
 

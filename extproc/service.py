@@ -29,8 +29,9 @@ from extproc.pipeline import (
     request_id_of,
 )
 from extproc.policies.trace import traceparent_of, written
-from extproc.upstream import State as Attempt
+from extproc.upstream import State as Stage
 from extproc.upstream import Translation
+from extproc.watch import Watch
 from extproc.wire_upstream import encode_answer_headers
 
 log: Final = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ log: Final = logging.getLogger(__name__)
 
 READING_S: Final = 60.0  # how long a client may take to read a kept answer
 
+Attempt: TypeAlias = Translation | Watch  # an exchange of a filter in a provider's cluster
 Say: TypeAlias = Callable[[bytes], Awaitable[None]]
 
 
@@ -55,6 +57,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "_attempt",
         "_began",
         "_dialect",
         "_endpoint",
@@ -65,7 +68,6 @@ class Exchange:
         "_request_id",
         "_state",
         "_trace",
-        "_translation",
     )
 
     def __init__(self, gateway: Gateway, inflight: InFlight) -> None:
@@ -78,45 +80,49 @@ class Exchange:
         self._dialect: Dialect = "openai"
         self._trace: Trace | None = None
         self._began = 0.0
-        self._translation: Translation | None = None
+        self._attempt: Attempt | None = None
         self._merging: Merging | None = None
 
     @property
     def ended(self) -> bool:
         """Say whether the last reply was the final one."""
-        if self._translation is not None:
-            return self._translation.state is Attempt.ENDED
+        if self._attempt is not None:
+            return self._attempt.state is Stage.ENDED
         if self._merging is not None:
             return self._merging.state is Merged.ENDED
         return self._state is State.ENDED
 
     @property
     def patience_s(self) -> float | None:
-        """Return for how long a translated stream may be silent; None for all else."""
-        return None if self._translation is None else self._translation.patience_s
+        """Return for how long a stream that passes here may be silent; None for all else."""
+        return None if self._attempt is None else self._attempt.patience_s
 
     def overdue(self) -> bytes:
-        """End a translated stream whose provider has fallen silent."""
-        assert self._translation is not None, "nothing else is waited for"
-        return self._translation.overdue()
+        """End a stream whose provider has fallen silent."""
+        assert self._attempt is not None, "nothing else is waited for"
+        return self._attempt.overdue()
 
     async def receive(self, raw: bytes, say: Say = _to_nobody) -> bytes:
         """Answer one message. Raises ProtocolError.
 
         What is given to `say` goes to the peer before the answer.
         """
-        if self._translation is not None:
-            return self._go_on(self._translation, raw)
+        if self._attempt is not None:
+            reply = self._go_on(self._attempt, raw)
+            if self._attempt.owed:
+                await say(self._attempt.owed)
+            return reply
         if self._merging is not None:
             return self._go_on(self._merging, raw)
         started = perf_counter()
         try:
             message = wire.decode(raw)
-            if message.kind is wire.Kind.UPSTREAM and self._state is State.NEW:
-                silence_s = self._gateway.snapshot.wait_ms / 1000
-                self._translation = Translation(self._gateway.clock, silence_s)
-                return self._go_on(self._translation, raw)
-            event: str = message.kind
+            kind = message.kind
+            watched = kind is wire.Kind.WATCHED
+            if (watched or kind is wire.Kind.UPSTREAM) and self._state is State.NEW:
+                self._attempt = self._of_attempt(watched)
+                return self._go_on(self._attempt, raw)
+            event: str = kind
             if message.head is not None and message.head.ends:
                 event = Event.HEADERS_ENDING
             self._state = advance(self._state, event)
@@ -143,7 +149,7 @@ class Exchange:
         """Forget the transaction."""
         self._state = State.ENDED
         self._identified = None
-        self._translation = None
+        self._attempt = None
         self._merging = None
 
     async def _headers(self, message: wire.Message) -> bytes:
@@ -189,7 +195,11 @@ class Exchange:
         self._inflight.add(decided.id, gateway.clock() + plan.timeout_ms / 1000, ended=arrived)
         return wire.encode_forward(decided, record.encode(decided, written(self._trace)))
 
-    def _go_on(self, other: Translation | Merging, raw: bytes) -> bytes:
+    def _of_attempt(self, watched: bool) -> Attempt:
+        silence_s = self._gateway.snapshot.wait_ms / 1000
+        return Watch(silence_s) if watched else Translation(self._gateway.clock, silence_s)
+
+    def _go_on(self, other: Attempt | Merging, raw: bytes) -> bytes:
         """Hand a message to the exchange that this one has become. Raises ProtocolError."""
         try:
             return other.receive(raw)

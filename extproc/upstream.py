@@ -89,11 +89,13 @@ class Translation:
         "_silence_s",
         "_status",
         "_stream",
+        "owed",
         "state",
     )
 
     def __init__(self, clock: Callable[[], float], silence_s: float) -> None:
         self.state = State.NEW
+        self.owed = b""
         self._clock = clock
         self._silence_s = silence_s
         self._caller: Dialect = "openai"
@@ -120,7 +122,7 @@ class Translation:
         return wire.encode_chunk(self._stream.finish(), ends=False)
 
     def receive(self, raw: bytes) -> bytes:
-        """Answer one message. Raises OutOfOrder and wire's Malformed."""
+        """Answer one message; what is `owed` then goes before it. Raises OutOfOrder, Malformed."""
         message = wire.decode(raw)
         try:
             event = event_of(message)
@@ -179,10 +181,9 @@ class Translation:
         return wire.encode_chunk(data, ends=message.ends)
 
     def _trailers(self) -> bytes:
-        """Let the trailers follow a stream that is whole. Raises OutOfOrder for one that is not."""
-        if self._stream is not None and self._stream.finish():
-            # Its error event would have to go before them, and there is one reply.
-            raise OutOfOrder(State.STREAMS, Event.TRAILERS)
+        """Let the trailers follow what is left of the stream, or the error in its place."""
+        if self._stream is not None and (left := self._stream.finish()):
+            self.owed = wire.encode_chunk(left, ends=False)
         return wire.encode_trailers()
 
     def _document(self, body: bytes) -> bytes:

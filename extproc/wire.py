@@ -65,6 +65,7 @@ class Kind(StrEnum):
     RESPONSE_TRAILERS = "response_trailers"
     EMPTY = "empty"
     UPSTREAM = "upstream"  # the first message of an exchange that translates an attempt
+    WATCHED = "watched"  # and of one that watches its stream
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
@@ -89,8 +90,8 @@ def decode(raw: bytes) -> Message:
     which = request.WhichOneof("request")
     if which is None:
         return Message(Kind.EMPTY)
-    if request.attributes:  # asked for by the filter of a translating cluster alone
-        return Message(Kind.UPSTREAM)
+    if request.attributes:  # asked for by the filters of providers' clusters alone
+        return Message(Kind.UPSTREAM if which == Kind.HEADERS else Kind.WATCHED)
     if which == Kind.HEADERS:
         try:
             return Message(Kind.HEADERS, head=_head(request.request_headers))

@@ -28,7 +28,7 @@ Headers = tuple[tuple[str, bytes], ...]
 class Message:
     """One decoded message; `kind` is the field it came in, `ends` says that no more body follows.
 
-    `cluster` and `model` are this attempt's, in the first message alone.
+    `cluster`, `model` and `path` are this attempt's, in the first message alone, where asked for.
     """
 
     kind: str
@@ -37,6 +37,7 @@ class Message:
     ends: bool
     cluster: str
     model: str
+    path: str
 
 
 def decode(raw: bytes) -> Message:
@@ -47,9 +48,11 @@ def decode(raw: bytes) -> Message:
     except DecodeError as error:
         raise Malformed("not a ProcessingRequest") from error
     kind = request.WhichOneof("request") or ""
-    cluster = model = ""
+    cluster = model = path = ""
     if _ATTRIBUTES in request.attributes:
-        cluster = request.attributes[_ATTRIBUTES].fields["xds.cluster_name"].string_value
+        fields = request.attributes[_ATTRIBUTES].fields
+        cluster = fields["xds.cluster_name"].string_value
+        path = fields["request.path"].string_value
         metadata = request.metadata_context.filter_metadata
         if _SERVED in metadata:
             model = text_of(fields_of(metadata[_SERVED]), "model")
@@ -65,7 +68,7 @@ def decode(raw: bytes) -> Message:
     elif kind in {"request_body", "response_body"}:
         message = getattr(request, kind)
         body, ends = message.body, message.end_of_stream
-    return Message(kind, headers, body, ends, cluster, model)
+    return Message(kind, headers, body, ends, cluster, model, path)
 
 
 _GO_ON: Final = ext_proc_pb2.ProcessingResponse(
@@ -106,6 +109,35 @@ def encode_answer_headers(headers: Headers, *, streamed: bool) -> bytes:
         response.mode_override.request_trailer_mode = _Mode.SKIP
         response.mode_override.response_trailer_mode = _Mode.SEND
     return response.SerializeToString()
+
+
+def _watched() -> bytes:
+    response = ext_proc_pb2.ProcessingResponse()
+    mutation = response.response_headers.response.header_mutation
+    mutation.remove_headers.append("content-length")  # because an error event may be added
+    mode = response.mode_override
+    # The request has been sent, or is on its way without us.
+    mode.request_header_mode, mode.request_body_mode = _Mode.SKIP, _Mode.NONE
+    mode.request_trailer_mode = _Mode.SKIP
+    mode.response_header_mode, mode.response_trailer_mode = _Mode.SEND, _Mode.SEND
+    mode.response_body_mode = _Mode.FULL_DUPLEX_STREAMED
+    return response.SerializeToString()
+
+
+_WATCHED: Final = _watched()
+_ANSWERED: Final = ext_proc_pb2.ProcessingResponse(
+    response_headers=ext_proc_pb2.HeadersResponse()
+).SerializeToString()
+
+
+def encode_watched() -> bytes:
+    """Take on the events of an answer, whose request nobody here has seen."""
+    return _WATCHED
+
+
+def encode_answered() -> bytes:
+    """Let an answer pass without its body being shown."""
+    return _ANSWERED
 
 
 def encode_answer(body: bytes, status: int | None) -> bytes:

@@ -1,15 +1,19 @@
-"""Messages of a translated attempt as Envoy would write them.
+"""Messages of a translated or watched attempt as Envoy would write them.
 
 Knows: `envoy_data_plane`, the independent reading of Envoy's API. Must not know: `extproc.pb`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from envoy_data_plane.envoy.config.core.v3 import Metadata
 from envoy_data_plane.envoy.service.ext_proc.v3 import HttpBody, HttpHeaders, ProcessingRequest
 from envoy_data_plane.google.protobuf import Struct
 
 from .calls import header_map
+
+NO_MORE: Mapping[str, str] = {}
 
 
 def head(cluster: str, model: str, request_id: str = "r-1") -> bytes:
@@ -32,12 +36,16 @@ def request_body(body: bytes) -> bytes:
     return bytes(ProcessingRequest(request_body=HttpBody(body=body, end_of_stream=True)))
 
 
-def response_head(status: int, kind: str, *, ends: bool = False) -> bytes:
-    """Encode the answer's headers."""
-    pairs = [(":status", str(status)), ("content-type", kind)]
+def response_head(
+    status: int, kind: str, *, ends: bool = False, path: str = "", more: Mapping[str, str] = NO_MORE
+) -> bytes:
+    """Encode the answer's headers, with the path that is told where nothing came before them."""
+    pairs = [(":status", str(status)), ("content-type", kind), *more.items()]
+    told = {"envoy.filters.http.ext_proc": Struct.from_dict({"request.path": path})}
     return bytes(
         ProcessingRequest(
-            response_headers=HttpHeaders(headers=header_map(pairs), end_of_stream=ends)
+            response_headers=HttpHeaders(headers=header_map(pairs), end_of_stream=ends),
+            attributes=told if path else {},
         )
     )
 

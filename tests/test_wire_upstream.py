@@ -29,6 +29,19 @@ def test_the_first_message_names_cluster_and_model() -> None:
     assert decode(raw).kind is Kind.UPSTREAM
 
 
+def test_the_first_message_of_a_watched_attempt_names_its_path() -> None:
+    """It is of the answer, and told apart by an attribute as well."""
+    raw = response_head(200, "text/event-stream", path="/v1/responses?x=1")
+    message = wire_upstream.decode(raw)
+    assert (message.kind, message.path, message.model) == (
+        "response_headers",
+        "/v1/responses?x=1",
+        "",
+    )
+    assert decode(raw).kind is Kind.WATCHED
+    assert decode(response_head(200, "text/event-stream")).kind is Kind.RESPONSE_HEADERS
+
+
 def test_later_messages() -> None:
     """Bodies with their end, response headers with status and type."""
     assert wire_upstream.decode(request_body(b"{}")).body == b"{}"

@@ -37,7 +37,7 @@ from extproc.bundle.places import (
     Upstream,
     secret_file,
 )
-from extproc.bundle.translate import translate
+from extproc.bundle.translate import translate, watch
 from extproc.domain import Dialect, cluster_of
 from extproc.record import beginning
 from extproc.schema import Provider
@@ -127,7 +127,7 @@ def provider_filters(
         # path and host too, because a header mutation may not touch those.
         http_filter("llm-edge.address", _address(provider, to, caller)),
         # Before the headers, because on the way back it adds one of ours to what those leave.
-        *([translate(workers)] if caller != provider.dialect else ()),
+        *_processed(provider, caller, workers),
         http_filter(
             "llm-edge.headers",
             HeaderMutationFilter(mutations=_mutations(name, provider, workers)),
@@ -143,6 +143,12 @@ def provider_filters(
         )
     filters.append(http_filter("envoy.filters.http.upstream_codec", UpstreamCodec()))  # it sends
     return filters
+
+
+def _processed(provider: Provider, caller: Dialect, workers: int) -> tuple[HttpFilter, ...]:
+    if caller != provider.dialect:
+        return (translate(workers),)
+    return (watch(workers),) if provider.stall_events else ()
 
 
 def _address(provider: Provider, to: Upstream, caller: Dialect) -> Lua:

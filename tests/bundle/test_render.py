@@ -140,6 +140,24 @@ def test_each_provider_has_a_cluster_for_each_dialect_of_callers(tmp_path: Path)
         assert f'local PATH = "{paths.get(name)}"' in script or "+" not in name
 
 
+def test_only_a_provider_that_asks_for_it_has_its_streams_watched(tmp_path: Path) -> None:
+    """In its own cluster, in the translation's place; without it the bundle is as it was."""
+    plain = configured(tmp_path, {"providers": {"openai": OPENAI}})
+    off = configured(tmp_path, {"providers": {"openai": {**OPENAI, "stall_events": False}}})
+    assert render(off) == render(plain)
+    both = {"openai": OPENAI, "watched": {**OPENAI, "stall_events": True}}
+    config = configured(tmp_path, {"providers": both})
+    found = {
+        one["name"]: list(filters_of(one))
+        for one in yaml.safe_load(render(config)["cds.yaml"])["resources"]
+        if one["name"] != "llm-edge-processor"
+    }
+    assert [name for name, filters in found.items() if "llm-edge.watch" in filters] == ["watched"]
+    assert found["watched"].index("llm-edge.watch") == found["watched+anthropic"].index(
+        "llm-edge.translate"
+    )
+
+
 def test_no_name_of_a_provider_is_that_of_a_translating_cluster(tmp_path: Path) -> None:
     """The sign between the two names is legal in neither."""
     with pytest.raises(ConfigError):

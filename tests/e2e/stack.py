@@ -265,6 +265,7 @@ def default_config(
 ) -> dict[str, Any]:
     """Return a configuration with providers a, b, c, claude and one dead one.
 
+    `watched-a` and `watched-claude` are the same once more, with `stall_events`.
     `sims` are the simulated providers' URLs, `dialects` what each of them speaks.
     """
     price = {"input": 0.15, "output": 0.60, "cached_input": 0.075}
@@ -276,6 +277,8 @@ def default_config(
         name: {"dialect": dialects[name], "endpoint": f"{url}/v1", "max_retries": 0}
         for name, url in sims.items()
     }
+    for name in ("a", "claude"):
+        providers[f"watched-{name}"] = {**providers[name], "stall_events": True}
     providers["dead"] = {"dialect": "openai", "endpoint": f"http://127.0.0.1:{free_port()}/v1"}
     # Nobody listens here but in the test of garbage.
     providers["garbled"] = {
@@ -301,6 +304,8 @@ def default_config(
             },
             "doomed": {"targets": [target("dead", "one")]},
             "claude": {"targets": [target("claude", "claude")]},
+            "watched": {"targets": [target("watched-a", "watched-model")]},
+            "watched-claude": {"targets": [target("watched-claude", "claude")]},
             "claude-renamed": {"targets": [target("claude", "upstream-claude")]},
             "to-claude": {"targets": [target("b", "b"), target("claude", "c")]},
             "from-claude": {"targets": [target("claude", "c"), target("b", "b")]},

@@ -58,6 +58,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, broken: dict[str, Broken])
             models[name] = model(("dead" if name == "gone" else "b", name))
         for name in GOOD.values():
             models[f"silent-{name}"] = model((name, "silent"), ("c", "good"))
+            models[f"silent-watched-{name}"] = model((f"watched-{name}", "silent"), ("c", "good"))
         models["fast"] = model(("a", "fast"), ("b", "fast"), ("c", "fast"), strategy="fastest")
 
     directory = tmp_path_factory.mktemp("failover")
@@ -259,11 +260,15 @@ def test_reset_headers_count_where_there_is_no_retry_after(
     assert not [key for key in answers[0].headers if key.startswith(theirs)]
 
 
-SILENT = [  # the caller's dialect, and who falls silent
+SILENT = [  # the caller's dialect or endpoint, and who falls silent
     pytest.param("openai", "a", id="an OpenAI stream passed through"),
     pytest.param("anthropic", "claude", id="an Anthropic stream passed through"),
     pytest.param("openai", "claude", id="an Anthropic stream translated"),
     pytest.param("anthropic", "a", id="an OpenAI stream translated"),
+    pytest.param("openai", "watched-a", id="a chat passed through and watched"),
+    pytest.param("completions", "watched-a", id="a legacy completion passed through and watched"),
+    pytest.param("responses", "watched-a", id="a response passed through and watched"),
+    pytest.param("anthropic", "watched-claude", id="a message passed through and watched"),
 ]
 BREAKS = (httpx.TransportError, httpx2.TransportError, openai.APIConnectionError)
 
@@ -294,12 +299,17 @@ def silences(running: Stack, api_key: str) -> dict[str, tuple[int, Exception]]:
             calls = []
             for caller, provider in [one.values for one in SILENT]:
                 name = f"silent-{caller}-{provider}"
-                fields: Any = {"model": f"silent-{provider}", "messages": said, "stream": True}
+                fields: Any = {"model": f"silent-{provider}", "stream": True}
                 fields["extra_headers"] = {"x-request-id": name}
                 if caller == "openai":
-                    calls.append(read(name, chat.chat.completions.create(**fields)))
+                    calls.append(read(name, chat.chat.completions.create(messages=said, **fields)))
+                elif caller == "completions":
+                    calls.append(read(name, chat.completions.create(prompt="hi", **fields)))
+                elif caller == "responses":
+                    calls.append(read(name, chat.responses.create(input="hi", **fields)))
                 else:
-                    calls.append(read(name, claude.messages.create(max_tokens=50, **fields)))
+                    messages = claude.messages.create(max_tokens=50, messages=said, **fields)
+                    calls.append(read(name, messages))
             await asyncio.gather(*calls)
 
     for provider in ("a", "claude"):
@@ -312,7 +322,7 @@ def silences(running: Stack, api_key: str) -> dict[str, tuple[int, Exception]]:
 def test_a_stream_that_falls_silent_ends_and_is_charged_for_what_was_seen(
     running: Stack, silences: dict[str, tuple[int, Exception]], caller: str, provider: str
 ) -> None:
-    """A translated one by an error event in the caller's dialect, else by a break it can see.
+    """A translated or watched one by an error event in the caller's dialect, else by a break.
 
     In neither case does anybody else answer.
     """
@@ -320,11 +330,13 @@ def test_a_stream_that_falls_silent_ends_and_is_charged_for_what_was_seen(
     seen, error = silences[name]
     assert seen >= 3
     row = row_of(running, name)
-    if GOOD[caller] == provider:
+    if GOOD.get(caller) == provider:
         assert isinstance(error, BREAKS)
         assert "stream_idle_timeout" in row["flags"]
     else:
-        assert isinstance(error, openai.APIError if caller == "openai" else anthropic.APIError)
+        # Neither is the class of a broken connection.
+        raised = anthropic.APIStatusError if caller == "anthropic" else openai.APIError
+        assert type(error) is raised
         assert "The provider broke off its answer." in str(error)
         assert "stream_idle_timeout" not in row["flags"]
     assert (row["ended"], row["usage_source"], row["provider"]) == ("partial", "partial", provider)
@@ -338,7 +350,9 @@ def test_who_fell_silent_is_let_go_of(running: Stack, silences: dict[str, Any]) 
     assert silences
 
     def busy() -> dict[str, int]:
-        stats = running.envoy_stats(r"cluster\.(a|claude)(\+[a-z]+)?\.upstream_rq_active$")
+        stats = running.envoy_stats(
+            r"cluster\.(watched-)?(a|claude)(\+[a-z]+)?\.upstream_rq_active$"
+        )
         return {name: count for name, count in stats.items() if count}
 
     wait_for("the providers to be let go of", lambda: not busy())
