@@ -69,17 +69,21 @@ class BadRef(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One thing that is compared. `more_is_better` of requests per second alone."""
+    """One thing that is compared. `more_is_better` of requests per second alone.
+
+    `speed` is what a caller sees; the rest is what it costs.
+    """
 
     name: str
     of: Callable[[Loaded], float]
     digits: int
     more_is_better: bool = False
+    speed: bool = False
 
 
 FIGURES = (
-    Figure(f"req/s, {CONNECTIONS} connections", lambda one: one.many.per_second, 0, True),
-    Figure("p50 in ms, 1 connection", lambda one: one.one.p50_ms, 3),
+    Figure(f"req/s, {CONNECTIONS} connections", lambda one: one.many.per_second, 0, True, True),
+    Figure("p50 in ms, 1 connection", lambda one: one.one.p50_ms, 3, speed=True),
     Figure("processor CPU, us/request", lambda one: one.processor_us, 1),
     Figure("Envoy CPU, us/request", lambda one: one.envoy_us, 1),
 )
@@ -140,23 +144,31 @@ def _whole(values: Sequence[float]) -> Spread:
 
 
 def report(compared: Sequence[Compared], here: str, there: str) -> bool:
-    """Print the table and the verdict; say whether this tree is not worse in anything."""
+    """Print the table and the verdicts on speed and cost; say whether this tree is not slower."""
     print(f"\n{'':28}{there:>26}{here:>26}   ratio")
     for one in compared:
         sides = "".join(f"{_told(side, one.figure.digits):>26}" for side in (one.there, one.here))
         ratio = f"{one.ratio.median:.3f} ({one.ratio.low:.3f} to {one.ratio.high:.3f})"
         print(f"{one.figure.name:28}{sides}   {ratio}  {one.state}")
+    print()
+    slower = _verdict([one for one in compared if one.figure.speed], "slower", there)
+    _verdict([one for one in compared if not one.figure.speed], "dearer", there)
+    return not slower
+
+
+def _verdict(compared: Sequence[Compared], word: str, there: str) -> bool:
+    """Print whether some figures are worse; say whether one is, or may be for all that is known."""
     worse = [one for one in compared if one.state == "WORSE"]
     unclear = [one for one in compared if one.state == "CANNOT TELL"]
     if worse:
         what = ", ".join(f"{one.figure.name} by {one.losses.median:.1%}" for one in worse)
-        print(f"\nSLOWER than {there} beyond noise: {what}")
+        print(f"{word.upper()} than {there} beyond noise: {what}")
     elif unclear:
         what = ", ".join(f"{one.figure.name} by {one.losses.high:.0%}" for one in unclear)
-        print(f"\nCANNOT TELL: noise could hide a loss in {what}; give it more --rounds")
+        print(f"CANNOT TELL if {word} than {there}: noise could hide {what}; give it more --rounds")
     else:
-        print(f"\nnot slower than {there} beyond noise")
-    return not worse and not unclear
+        print(f"not {word} than {there} beyond noise")
+    return bool(worse or unclear)
 
 
 def _told(side: Spread, digits: int) -> str:
@@ -258,7 +270,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Compare; 0 not slower, 1 slower, too noisy or not measured, 2 no such commit."""
+    """Compare; 0 not slower, 1 slower, too noisy to tell or not measured, 2 no such commit."""
     chosen = parse(argv)
     try:
         commit = resolve(chosen.ref, ROOT)

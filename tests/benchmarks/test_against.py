@@ -135,9 +135,11 @@ def test_noise_is_the_middle_of_the_spread(count: int, left_off: int) -> None:
     assert found.median == pytest.approx((ratios[(count - 1) // 2] + ratios[count // 2]) / 2)
 
 
-def compared(low: float, median: float, high: float, *, more_is_better: bool) -> Compared:
+def compared(
+    low: float, median: float, high: float, *, more_is_better: bool = False, speed: bool = True
+) -> Compared:
     side = Spread(100.0, 90.0, 110.0)
-    figure = Figure("the figure", lambda _: 0.0, 0, more_is_better)
+    figure = Figure("the figure", lambda _: 0.0, 0, more_is_better, speed)
     return Compared(figure, side, side, Spread(median, low, high))
 
 
@@ -162,19 +164,31 @@ def test_a_figure_is_judged_by_its_noise(
     assert compared(*ratio, more_is_better=more_is_better).state == state
 
 
-def test_the_verdict_names_what_is_worse(capsys: pytest.CaptureFixture[str]) -> None:
-    """What cannot be told is no pass, and what is worse goes before it."""
-    good = compared(0.99, 1.00, 1.01, more_is_better=True)
-    noisy = compared(0.80, 1.00, 1.20, more_is_better=False)
-    bad = compared(1.04, 1.05, 1.06, more_is_better=False)
-    assert against.report([good], "2222222", "1111111")
-    assert "not slower than 1111111 beyond noise" in capsys.readouterr().out
-    assert not against.report([good, noisy], "2222222", "1111111")
-    assert "CANNOT TELL: noise could hide a loss in the figure by 20%" in capsys.readouterr().out
-    assert not against.report([good, noisy, bad], "2222222", "1111111")
-    told = capsys.readouterr().out
-    assert "SLOWER than 1111111 beyond noise: the figure by 5.0%" in told
-    assert "1.050 (1.040 to 1.060)  WORSE" in told
+GOOD, NOISY, BAD = (0.99, 1.00, 1.01), (0.80, 1.00, 1.20), (1.04, 1.05, 1.06)
+UNCLEAR = "CANNOT TELL if {} than 1111111: noise could hide the figure by 20%"
+
+
+@pytest.mark.parametrize(
+    ("speeds", "costs", "good", "said"),
+    [
+        pytest.param([GOOD], [GOOD], True, ["not slower", "not dearer"], id="neither"),
+        pytest.param([GOOD], [BAD], True, ["not slower", "DEARER"], id="dearer alone"),
+        pytest.param([GOOD, NOISY], [GOOD], False, [UNCLEAR, "not dearer"], id="noise"),
+        pytest.param([NOISY, BAD], [NOISY], False, ["SLOWER", UNCLEAR], id="slower all the same"),
+    ],
+)
+def test_the_verdicts_name_what_is_worse(
+    speeds: list[Any], costs: list[Any], good: bool, said: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """What cannot be told is no pass, and what is worse goes before it; cost is only said."""
+    found = [compared(*one) for one in speeds] + [compared(*one, speed=False) for one in costs]
+    assert against.report(found, "2222222", "1111111") is good
+    *_, speed, cost = capsys.readouterr().out.splitlines()
+    for line, wanted, word in ((speed, said[0], "slower"), (cost, said[1], "dearer")):
+        assert line.startswith(wanted.format(word))
+        if wanted == word.upper():
+            assert line == f"{wanted} than 1111111 beyond noise: the figure by 5.0%"
 
 
 def one_round(per_second: float, *, errors: int = 0) -> Loaded:
