@@ -3,8 +3,6 @@
 import argparse
 import contextlib
 import json
-import os
-import platform
 import shutil
 import signal
 import sys
@@ -16,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import envoy, load, measure, peers, plot, report, rungs, streaming, verdicts
-from benchmarks.processes import StartError
+from benchmarks.processes import StartError, machine
 
 HERE = Path(__file__).resolve().parent
 BENCH = HERE.parent / ".bench"
@@ -79,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
             stream_load(up, chosen, found)
     summary = report.summarise(rounds, found)
     judged = verdicts.verdicts(summary)
-    about = machine(chosen, time.monotonic() - began)
+    about = about_run(chosen, time.monotonic() - began)
     print(f"\n{report.tables(summary, judged)}\n")
     for number, reason in skipped.items():
         print(f"rung {number} ({rungs.NAMES[number]}) was not measured: {reason.splitlines()[-1]}")
@@ -114,15 +112,10 @@ def stream_load(
         streaming.translated(MIN_ROUNDS, found)
 
 
-def machine(chosen: argparse.Namespace, seconds: float) -> dict[str, Any]:
+def about_run(chosen: argparse.Namespace, seconds: float) -> dict[str, Any]:
     """Return what the numbers depend on; nothing that names the machine."""
-    return {
-        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    return machine() | {
         "seconds": round(seconds),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "load_average": [round(value, 2) for value in os.getloadavg()],
         "envoy_concurrency": envoy.CONCURRENCY,
         "rounds": chosen.rounds,
         "seconds_each": chosen.seconds,

@@ -5,6 +5,7 @@ Knows process ids, ports and logs. Knows no rung and no gateway.
 
 import contextlib
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -147,3 +149,14 @@ def rss_mib(child: Child | None) -> float:
         with contextlib.suppress(psutil.Error):
             total += process.memory_info().rss
     return total / MEBIBYTE
+
+
+def machine() -> dict[str, Any]:
+    """Return what figures depend on, and when it was; nothing that names the machine."""
+    return {
+        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "load_average": [round(value, 2) for value in os.getloadavg()],
+    }

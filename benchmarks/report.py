@@ -135,9 +135,15 @@ def tables(summary: Mapping[str, Any], verdicts: Sequence[Verdict]) -> str:
         parts.append(_prompts(summary["prompts"], summary["repeated"]))
     if summary["streaming"]:
         parts.append(_streams(summary["streaming"]))
+    return "\n\n".join([*parts, judged(verdicts)])
+
+
+def judged(verdicts: Sequence[Verdict]) -> str:
+    """Return a line a verdict."""
     width = max(len(one.target) for one in verdicts)
-    lines = [f"{one.state:<12}  {one.target:<{width}}  {one.measured}" for one in verdicts]
-    return "\n\n".join([*parts, "\n".join(lines)])
+    return "\n".join(
+        [f"{one.state:<12}  {one.target:<{width}}  {one.measured}" for one in verdicts]
+    )
 
 
 def _ladder(rungs: Mapping[str, Any]) -> str:

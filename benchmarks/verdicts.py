@@ -34,20 +34,20 @@ def verdicts(summary: Summary) -> list[Verdict]:
     return [
         _at_least(summary, "5", LITELLM_TIMES, "LiteLLM"),
         _at_least(summary, "6", PORTKEY_TIMES, "Portkey"),
-        _at_most(
+        at_most(
             f"processor CPU <= {PROCESSOR_US:g} us per request",
             _rung(summary, "4", "processor_us"),
             PROCESSOR_US,
             "us",
         ),
-        _at_most(
+        at_most(
             f"added p50 at one connection <= {ADDED_P50_MS:g} ms",
             _rung(summary, "4", "added_p50_ms"),
             ADDED_P50_MS,
             "ms",
         ),
         _gap(summary),
-        _at_most(
+        at_most(
             f"processor RSS < {RSS_MIB:g} MiB",
             _rung(summary, "4", "processor_rss_mib"),
             RSS_MIB,
@@ -70,20 +70,20 @@ def _lane(summary: Summary) -> list[Verdict]:
         value = times["median"]
         carried = Verdict(target, _state(value >= LANE_TIMES), f"{value:.2f} x")
     return [
-        _at_most(
+        at_most(
             f"no-op CPU on the lane <= {LANE_CPU_SHARE:.0%} of grpcio's",
             None if share is None else share["median"] * 100,
             LANE_CPU_SHARE * 100,
             "%",
         ),
         carried,
-        _at_most(
+        at_most(
             f"no-op on the lane adds p50 <= {LANE_ADDED_P50_MS:g} ms",
             _rung(summary, "3", "added_p50_ms"),
             LANE_ADDED_P50_MS,
             "ms",
         ),
-        _at_most(
+        at_most(
             f"{found['idle_calls']:,} open idle calls add <= {IDLE_MB:g} MB",
             max(idle, default=None),
             IDLE_MB,
@@ -110,13 +110,14 @@ def _at_least(summary: Summary, other: str, times: float, name: str) -> Verdict:
     return Verdict(target, _state(ours / theirs >= times), f"{ours / theirs:.1f} x")
 
 
-def _at_most(
+def at_most(
     target: str,
     value: float | None,
     limit: float,
     unit: str,
     fits: Callable[[float, float], bool] = lambda value, limit: value <= limit,
 ) -> Verdict:
+    """Judge a figure by its bound; None was not measured."""
     if value is None:
         return Verdict(target, "NOT MEASURED", "")
     return Verdict(target, _state(fits(value, limit)), f"{value:.2f} {unit}")
