@@ -51,6 +51,7 @@ _SEE_ANSWER: Final = ext_proc_pb2.ProcessingResponse(
 ).SerializeToString()
 _VARINT_BITS: Final = 0x7F  # seven bits a byte, the eighth says that more follow
 _CLEAR_ROUTE_CACHE: Final = b"\x28\x01"  # CommonResponse field 5
+_DETAILS: Final = b"\x2a\x08llm_edge"  # ImmediateResponse field 5, for Envoy's own log
 _DYNAMIC_METADATA_TAG: Final = b"\x42"  # ProcessingResponse field 8, length-delimited
 
 
@@ -123,13 +124,14 @@ def encode_continue(action: Continue) -> bytes:
 
 def encode_reply(reply: Reply) -> bytes:
     """Answer the client from the processor."""
-    response = ext_proc_pb2.ProcessingResponse()
-    immediate = response.immediate_response
-    immediate.status.code = reply.status
-    immediate.body = reply.body
-    immediate.details = "llm_edge"
-    set_headers(immediate.headers, reply.headers)
-    return response.SerializeToString()
+    headers = b"".join([_header(_name(name), value) for name, value in reply.headers])
+    parts = (
+        _message(1, b"\x08" + _varint(reply.status)),
+        _message(2, headers),
+        _message(3, reply.body),
+        _DETAILS,
+    )
+    return _message(7, b"".join(parts))
 
 
 def encode_hit(hit: Hit, record: bytes) -> bytes:

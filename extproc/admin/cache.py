@@ -20,7 +20,7 @@ from extproc.admin.report import ErrorReport, report
 from extproc.answers import PurgeFailed
 from extproc.ports import ResponseCache
 from extproc.stores.answers import AnswerStats
-from extproc.stores.flights import FlightStats
+from extproc.stores.flight_stats import FlightStats
 from extproc.stores.redis_answers import RemoteStats
 
 log: Final = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from extproc.answers import Entry
 from extproc.cache import replay_chat, replay_completions, replay_messages, replay_responses
 from extproc.cache.recorded import CannotTell
+from extproc.cache.retold import Retold
 from extproc.cache.usage_event import without_usage
 
 __all__ = ["DOCUMENT", "EVENTS", "CannotTell", "Told", "other_form", "replay"]
@@ -26,6 +27,7 @@ EVENTS: Final = "text/event-stream; charset=utf-8"  # as both APIs write it
 _USAGE_ON_REQUEST: Final = frozenset({"chat", "completions"})  # streams that omit usage by default
 
 _Retell: TypeAlias = Callable[[bytes], bytes]
+_retold: Final = Retold()
 
 
 class Told(NamedTuple):
@@ -48,23 +50,31 @@ def replay(entry: Entry, *, stream: bool, include_usage: bool) -> Told:
     """Tell a kept answer to a call that asks for a stream or for a document.
 
     `include_usage` is what the call says in `stream_options`; it counts for chat and completions
-    streams alone. Pure; linear in the size of the entry, without a copy where the form is the same.
+    streams alone. Linear in the size of the entry; recorded bytes as they are, and what this very
+    entry was told as before, cost no more for being long.
 
     Raises CannotTell as `other_form` does; then it is a miss.
     """
-    if stream != (entry.form == "sse"):
-        entry = other_form(entry)
     if not stream:
-        return Told(DOCUMENT, entry.body)
-    if include_usage or entry.endpoint not in _USAGE_ON_REQUEST:
+        if entry.form == "json":
+            return Told(DOCUMENT, entry.body)
+        return Told(DOCUMENT, _retold.told(entry, "document", lambda: other_form(entry).body))
+    if not include_usage and entry.endpoint in _USAGE_ON_REQUEST:
+        body = _retold.told(entry, "stream without usage", lambda: without_usage(_stream(entry)))
+        return Told(EVENTS, body)
+    if entry.form == "sse":
         return Told(EVENTS, entry.body)
-    return Told(EVENTS, without_usage(entry.body))
+    return Told(EVENTS, _retold.told(entry, "stream", lambda: _stream(entry)))
+
+
+def _stream(entry: Entry) -> bytes:
+    return entry.body if entry.form == "sse" else other_form(entry).body
 
 
 def other_form(entry: Entry) -> Entry:
     """Return the entry as if its answer had been recorded in the other form.
 
-    For who tells it so more than once: a stream of many pieces costs 2.5 us for each.
+    A stream of many pieces costs 2.5 us for each.
 
     Raises CannotTell where the answer cannot be told so without changing what it says, and for
     recorded bytes that are no answer.

@@ -20,10 +20,9 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Final, TypeAlias
 
-import msgspec
-
 from extproc.answers import End, Entry, Landing, Role
 from extproc.ports import Waits, unasked
+from extproc.stores.flight_stats import FlightStats
 
 MAX_FLIGHTS: Final = 10_000  # as many as there may be connections
 MAX_WAITING: Final = 10_000  # in all flights: about 20 MB with their tasks
@@ -31,22 +30,6 @@ MAX_FOLLOWERS: Final = 2_000  # of one: no single prompt takes every place
 SWEEP_S: Final = 1.0
 
 Turn: TypeAlias = "asyncio.Future[Landing]"
-
-
-class FlightStats(msgspec.Struct, frozen=True):
-    """Flights and waiting calls now, and what became of calls since the start.
-
-    `led` went upstream for others too, `landed` got another call's answer, `alone` waited too long,
-    found no place, or was told that the answer is not to be shared. `elected` counts how often a
-    waiting call was asked to lead, because another one failed.
-    """
-
-    flights: int
-    waiting: int
-    led: int
-    landed: int
-    alone: int
-    elected: int
 
 
 class Where(Enum):

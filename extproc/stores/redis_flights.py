@@ -21,7 +21,8 @@ from typing import Final, TypeAlias
 
 from extproc.answers import End, Entry, Landing, Role
 from extproc.ports import ResponseCache, Waits, unasked
-from extproc.stores.flights import Flights, FlightStats, Where
+from extproc.stores.flight_stats import FlightStats
+from extproc.stores.flights import Flights, Where
 from extproc.stores.guarded import Command, GuardedLink
 from extproc.stores.link import Unavailable
 from extproc.stores.redis_answers import PREFIX

@@ -9,5 +9,5 @@ def test_every_figure_is_of_work_that_was_done(monkeypatch: pytest.MonkeyPatch) 
     """Every endpoint both ways, and embeddings in both encodings."""
     monkeypatch.setattr(retelling, "REPETITIONS", 1)
     rows = list(retelling.rows())
-    assert len({row.told for row in rows}) == 6 * len(retelling.REQUESTS) + 2 * 4
+    assert len({row.told for row in rows}) == 7 * len(retelling.REQUESTS) + 2 * 4
     assert all(row.size > 0 and 0 < row.cost_us < 1e6 for row in rows)
