@@ -16,6 +16,7 @@ from .stack import Stack, start_stack, wait_for
 
 CHAT = "/v1/chat/completions"
 MANY = 500
+MINI, RENAMED = "gpt-4o-mini", "renamed"  # two models at one provider
 ADMIN_VARIABLE, ADMIN_TOKEN = "LLM_EDGE_TEST_ADMIN_TOKEN", "t" * 32
 _numbers = itertools.count()
 
@@ -124,12 +125,33 @@ def test_anthropics_client_parses_the_same(
     )
 
 
-def test_a_purge_is_of_whom_it_names(cached: Stack, keys: tuple[str, str], asked: str) -> None:
-    """By the admin API, which tells what is kept."""
+@pytest.mark.parametrize(
+    ("query", "forgotten"),
+    [
+        pytest.param("?tenant=one", {("one", MINI), ("one", RENAMED)}, id="of a tenant"),
+        pytest.param(f"?model={RENAMED}", {("one", RENAMED), ("two", RENAMED)}, id="of a model"),
+        pytest.param(f"?tenant=one&model={MINI}", {("one", MINI)}, id="of one in the other"),
+        pytest.param("", set(itertools.product(("one", "two"), (MINI, RENAMED))), id="of all"),
+    ],
+)
+def test_a_purge_is_of_whom_it_names(
+    cached: Stack,
+    keys: tuple[str, str],
+    asked: str,
+    query: str,
+    forgotten: set[tuple[str, str]],
+) -> None:
+    """By the admin API, which tells what is kept; all other answers are still told."""
+    every = [
+        (tenant, model, key)
+        for tenant, key in zip(("one", "two"), keys, strict=True)
+        for model in (MINI, RENAMED)
+    ]
 
-    def ask(key: str, **more: str) -> int:
+    def ask(key: str, model: str, **more: str) -> int:
         headers = {"authorization": f"Bearer {key}", **more}
-        return httpx.post(f"{cached.base}{CHAT}", json=chat(asked), headers=headers).status_code
+        call = chat(asked) | {"model": model}
+        return httpx.post(f"{cached.base}{CHAT}", json=call, headers=headers).status_code
 
     def admin(method: str, query: str = "") -> dict[str, Any]:
         url = f"http://127.0.0.1:{cached.admin_port}/admin/cache{query}"
@@ -138,17 +160,21 @@ def test_a_purge_is_of_whom_it_names(cached: Stack, keys: tuple[str, str], asked
         told: dict[str, Any] = answer.json()
         return told
 
-    for key in keys:
-        assert ask(key) == 200
-        kept(cached, key, chat(asked))
+    for _, model, key in every:
+        assert ask(key, model) == 200
+    for _, model, key in every:
+        kept(cached, key, chat(asked) | {"model": model})
     before = admin("GET")["kept"]
-    assert before["entries"] >= 2
-    assert admin("DELETE", "?tenant=one") == {"tenant": "one", "model": None}
+    assert before["entries"] >= len(every)
+    wanted = dict(httpx.QueryParams(query.removeprefix("?")))
+    assert admin("DELETE", query) == {"tenant": None, "model": None} | wanted
     only = {"cache-control": "only-if-cached"}
-    assert [ask(key, **only) for key in keys] == [504, 200]
+    found = {(tenant, model): ask(key, model, **only) for tenant, model, key in every}
+    assert found == {one: 504 if one in forgotten else 200 for one in found}
     after = admin("GET")["kept"]
-    assert after["purged"] > before["purged"]
-    assert after["entries"] < before["entries"]
+    assert after["purged"] >= before["purged"] + len(forgotten)
+    assert after["entries"] <= before["entries"] - len(forgotten)
+    assert len(cached.sim_log("a")) == len(every)
 
 
 def test_a_hit_takes_a_request_and_nothing_else(

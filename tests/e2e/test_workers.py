@@ -51,7 +51,11 @@ def two(config: dict[str, Any], url: str) -> None:
         "single": {"concurrent_requests": 1},
         "counted": {"tokens_per_day": 10_000_000},
         "enterprise": dict.fromkeys(("requests_per_second", "burst", "concurrent_requests")),
+        "cached": {},
     }
+    # Of one tier alone, because what the other tests are about happens upstream.
+    others = config["tiers"].keys() - {"cached"}
+    config["cache"] = {"enabled": True, "tiers": {name: {"enabled": False} for name in others}}
 
 
 @pytest.fixture(scope="module")
@@ -200,6 +204,64 @@ def test_a_key_counts_on_both_within_a_second(pair: Stack) -> None:
     began = time.monotonic()
     wait_for("its end on both", lambda: everywhere(pair, key, 401))
     assert time.monotonic() - began < PROMISED_S
+
+
+def told_by_both(stack: Stack, model: str, headers: dict[str, str]) -> bool:
+    """Say whether everyone who is asked knows the answer; False where nobody does."""
+    only = {**headers, "cache-control": "only-if-cached"}
+    with httpx.Client(base_url=stack.base, headers=only) as client:
+        call = {**GOOD, "model": model}
+        statuses = {client.post(CHAT, json=call).status_code for _ in range(12)}
+    assert statuses <= {200, 504}
+    return statuses == {200}
+
+
+def test_what_one_keeps_the_other_tells_until_it_is_purged(pair: Stack) -> None:
+    """One call upstream for each model; a purge of one model is everybody's within a second."""
+    pair.clear_sims()
+    headers = key_of(pair, "cached", "cached")
+    models = ("gpt-4o-mini", "renamed")
+    for model in models:
+        answer = httpx.post(f"{pair.base}{CHAT}", json={**GOOD, "model": model}, headers=headers)
+        assert answer.headers["cache-status"] == "llm-edge; fwd=miss; stored"
+    for model in models:
+        wait_for("both to know it", lambda m=model: told_by_both(pair, m, headers))
+
+    def tellers() -> set[str]:
+        return set(by_worker([row for row in pair.rows_for("cached", 3) if row["cache"]]))
+
+    wait_for("hits of both in the ledger", lambda: tellers() == {"00", "01"})
+    assert len(pair.sim_log("a")) == len(models)
+    url = f"http://127.0.0.1:{pair.admin_port}/admin/cache?tenant=cached&model=renamed"
+    assert httpx.delete(url, headers=ADMIN).status_code == 200
+    began = time.monotonic()
+    only = {**headers, "cache-control": "only-if-cached"}
+
+    def forgotten() -> bool:
+        call = {**GOOD, "model": "renamed"}
+        with httpx.Client(base_url=pair.base, headers=only) as client:
+            return {client.post(CHAT, json=call).status_code for _ in range(12)} == {504}
+
+    wait_for("both to forget it", forgotten)
+    assert time.monotonic() - began < PROMISED_S
+    assert told_by_both(pair, "gpt-4o-mini", headers)
+
+
+async def test_identical_calls_at_both_make_one_upstream_call(pair: Stack) -> None:
+    """Whoever did not ask waits for the one who did, in whichever process, and pays a request."""
+    pair.clear_sims()
+    pair.behave("a", latency_ms=400)
+    headers = await asyncio.to_thread(key_of, pair, "together", "cached")
+    call = {**GOOD, "messages": [{"role": "user", "content": "all at once"}]}
+    async with httpx.AsyncClient(base_url=pair.base, headers=headers, timeout=30) as client:
+        answers = await asyncio.gather(*(client.post(CHAT, json=call) for _ in range(40)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.content for answer in answers}) == 1
+    assert len(pair.sim_log("a")) == 1
+    rows = await asyncio.to_thread(pair.rows_for, "together", 40)
+    assert Counter(row["cache"] for row in rows) == {"": 1, "collapsed": 39}
+    waited = by_worker([row for row in rows if row["cache"]])
+    assert min(waited["00"], waited["01"]) >= 5  # chosen by who is less busy
 
 
 async def stream_to_the_end(client: httpx.AsyncClient, started: asyncio.Event) -> bytes:
