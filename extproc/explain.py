@@ -12,6 +12,8 @@ from decimal import Decimal
 from math import isfinite
 from typing import Any, Final
 
+from extproc.cache import lookup
+from extproc.cache_batch import key_of
 from extproc.domain import PICO_USD_PER_USD, Head, KeyRecord, Principal, Target
 from extproc.errors import Denied
 from extproc.gateway import Gateway, Identified, Planned, reservation
@@ -43,8 +45,8 @@ def principal_of(record: KeyRecord | None, anonymous_tier: str | None) -> Princi
 async def explain(
     gateway: Gateway, principal: Principal, head: Head, body: bytes
 ) -> dict[str, Any]:
-    """Return, as plain data, who calls, what was considered with verdicts and scores, the plan, and
-    how each limit stands.
+    """Return, as plain data, who calls, what was considered with verdicts and scores, the plan,
+    what the cache may do for the call, and how each limit stands.
 
     Where the call would be refused, `refusal` says how and what was found until then is there.
     Suspends only for a remote store.
@@ -104,6 +106,7 @@ async def _explain(
     }
     told["expected_cost_usd"] = _usd(expected_pico_usd(plan.attempts[0], ask))
     planned = Planned(CALL_ID, who, call, plan, body)
+    told["cache"] = _cache(planned)
     asked = reservation(gateway.estimator, planned)
     if asked is None:
         told["limits"] = []
@@ -119,6 +122,26 @@ async def _explain(
     told["limits"] = [_limit(one) for one in look.standings]
     if look.refusal is not None:
         raise look.refusal
+
+
+def _cache(planned: Planned) -> dict[str, Any]:
+    """Tell what the cache may do for a call, not whether it does: looking would count as a use.
+
+    `key` is the digest that `Cache-Status` shows where `cache.debug_key` is on; of a batch of
+    embeddings it is of the call as it came, not of each input.
+    """
+    who, call = planned.identified, planned.call
+    asked = lookup.ask(who.snapshot.cache, who.head, who.principal, call, planned.body)
+    known = asked.key is not None
+    return {
+        "key": key_of(asked.key, planned.plan.attempts[0].model).hex() if asked.key else None,
+        "reason": None if asked.reason is None else asked.reason.value,
+        "may_look_up": asked.may_look_up,
+        "may_store": asked.may_store,
+        "only_if_cached": asked.control.only_if_cached,
+        "max_age_s": asked.control.max_age_s,
+        "ttl_s": asked.ttl_ms / 1000 if known else None,
+    }
 
 
 def _limit(one: Standing) -> dict[str, Any]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from extproc.cache_policy import OFF, ModelPolicy, Policy, Terms
 from extproc.domain import Model, Principal
 from extproc.explain import explain
 from extproc.policies.breaker import Rules
@@ -11,6 +14,7 @@ from extproc.policies.health import Health
 from extproc.ports import SilentObserver
 from extproc.stores.memory import MemoryLedger
 from extproc.tiers import tier_of
+from tests.cache_bench import Bench
 from tests.calls import ALICE, NOW, body, gateway, head, snapshot, target
 from tests.ledgers import rules
 
@@ -135,6 +139,68 @@ async def test_a_limit_that_refuses_is_the_refusal() -> None:
     assert "key/tokens_per_minute" in found["refusal"]["message"]
     assert [one["refuses"] for one in found["limits"]] == [True]
     assert found["plan"]["attempts"]
+
+
+CACHED = Policy(enabled=True, models={"small": ModelPolicy("v1")}, ttl_ms=1500)
+NOTHING = {"may_look_up": False, "may_store": False, "key": None, "ttl_s": None}
+
+
+@pytest.mark.parametrize(
+    ("policy", "control", "fields", "expected"),
+    [
+        pytest.param(
+            CACHED,
+            "",
+            {},
+            {"may_look_up": True, "may_store": True, "reason": None, "ttl_s": 1.5},
+            id="as usual",
+        ),
+        pytest.param(OFF, "", {}, {**NOTHING, "reason": "off"}, id="off"),
+        pytest.param(
+            Policy(enabled=True, models=CACHED.models, tiers={"free": Terms(enabled=False)}),
+            "",
+            {},
+            {**NOTHING, "reason": "off"},
+            id="off for the tier",
+        ),
+        pytest.param(
+            CACHED, "", {"temperature": 1.5}, {**NOTHING, "reason": "temperature"}, id="too hot"
+        ),
+        pytest.param(CACHED, "", {"n": 2}, {**NOTHING, "reason": "choices"}, id="two choices"),
+        pytest.param(
+            CACHED, "no-cache", {}, {"may_look_up": False, "may_store": True}, id="no-cache"
+        ),
+        pytest.param(
+            CACHED, "no-store", {}, {"may_look_up": True, "may_store": False}, id="no-store"
+        ),
+        pytest.param(
+            CACHED,
+            "only-if-cached, max-age=7",
+            {},
+            {"only_if_cached": True, "max_age_s": 7, "may_look_up": True},
+            id="a kept answer or none",
+        ),
+    ],
+)
+async def test_what_the_cache_may_do_is_told_with_the_reason(
+    policy: Policy, control: str, fields: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    """And the key where there is one."""
+    answers = gateway(snapshot=snapshot(MODEL, cache=policy))
+    asked = head(cache_control=control) if control else head()
+    found = (await explain(answers, ALICE, asked, body(**fields)))["cache"]
+    assert {name: found[name] for name in expected} == expected
+    assert (found["key"] is None) is (found["reason"] is not None)
+
+
+async def test_the_key_is_the_one_that_the_answer_is_kept_under() -> None:
+    """As the gateway tells it to callers; explaining neither finds nor counts what is kept."""
+    bench = Bench(debug_key=True)
+    await bench.keep()
+    found = await explain(bench.gateway, ALICE, head(), body())
+    hits = bench.answers.stats().hits
+    assert f'key="{found["cache"]["key"]}"' in (await bench.send()).said
+    assert (bench.answers.stats().hits, hits) == (1, 0)
 
 
 async def test_a_strict_model_is_explained_as_it_is_planned() -> None:

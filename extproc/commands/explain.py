@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import time
 from contextlib import closing
@@ -17,6 +18,7 @@ from typing import Any
 
 import click
 
+from extproc.caching import cache_secret
 from extproc.commands.options import BadInput, Failed, config_option, load_config
 from extproc.config import Config
 from extproc.domain import Head, KeyRecord, Principal
@@ -52,8 +54,8 @@ def explain(
 ) -> None:
     """Say what would become of the request body in REQUEST; nothing is called or charged.
 
-    Prints JSON: who calls, every candidate with its verdict and score, the plan, its cost, and how
-    each limit stands.
+    Prints JSON: who calls, every candidate with its verdict and score, the plan, its cost, the key
+    its answer is kept under or why it is not, and how each limit stands.
     """
     config = load_config(config_paths)
     try:
@@ -106,7 +108,7 @@ def _ledger(config: Config) -> MemoryLedger | RedisLedger:
 
 def _gateway(config: Config, ledger: Ledger, now: float) -> Gateway:
     return Gateway(
-        snapshot=compile_snapshot(config, now),
+        snapshot=compile_snapshot(config, now, _secret(config)),
         identity=Authenticator(tiers=config.tiers),
         observer=SilentObserver(),
         ledger=ledger,
@@ -117,6 +119,14 @@ def _gateway(config: Config, ledger: Ledger, now: float) -> Gateway:
         new_id=lambda: "explained",
         draw=random.random,
     )
+
+
+def _secret(config: Config) -> bytes:
+    """Return what keys the digests: without it the key that is told would be of no gateway."""
+    try:
+        return cache_secret(config.cache, os.environ)
+    except (OSError, ValueError) as error:
+        raise BadInput(str(error)) from None
 
 
 def _principal(config: Config, key_id: str | None) -> Principal:

@@ -26,11 +26,13 @@ def run(
     anonymous: bool = True,
     text: str | None = None,
     state: dict[str, Any] | None = None,
+    cache: dict[str, Any] | None = None,
 ) -> Any:
     """Explain a chat in a fresh configuration."""
     target = {"provider": "local", "model": "x", "usd_per_million": {"input": 1, "output": 2}}
     written: dict[str, Any] = {
         "state": {"dir": str(directory / "state"), **(state or {})},
+        "cache": cache or {},
         "auth": {"anonymous_tier": "free"} if anonymous else {},
         "providers": {"local": {"dialect": "openai", "endpoint": "http://127.0.0.1:9/v1"}},
         "models": {"small": {"targets": [target]}},
@@ -52,6 +54,25 @@ def test_it_prints_the_decision_as_json(tmp_path: Path) -> None:
     assert told["candidates"][0]["verdict"] == "allowed"
     assert float(told["expected_cost_usd"]) > 0
     assert not (tmp_path / "state").exists()
+
+
+def test_the_cache_key_needs_the_secret_that_the_gateway_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another secret is another key; without the one that is named it is a bad configuration."""
+
+    def key(cache: dict[str, Any] | None = None) -> str:
+        done = run(tmp_path, cache=cache)
+        assert done.exit_code == 0, done.output
+        return str(json.loads(done.stdout)["cache"]["key"])
+
+    named = {"secret": {"env": "CACHE_SECRET"}}
+    monkeypatch.setenv("CACHE_SECRET", "s" * 32)
+    assert len({key(), key(named)}) == 2
+    assert key(named) == key(named)
+    monkeypatch.delenv("CACHE_SECRET")
+    done = run(tmp_path, cache=named)
+    assert (done.exit_code, "cache.secret" in done.output) == (2, True)
 
 
 def test_limits_are_told_as_a_gateway_left_them(tmp_path: Path) -> None:
