@@ -90,6 +90,9 @@ class MemoryAnswers:
             weigher=lambda _, held: held.entry.weight,
             eviction_listener=self._left,
         )
+        # What moka said last. It is asked seldom, because each question lets go of the lock of the
+        # interpreter, which another thread may take for long; of itself moka only gives bytes back.
+        self._main_bytes = 0
         self._in_main: dict[bytes, _Held] = {}  # moka cannot be walked, and a purge has to
         self._offered: _Held | None = None
         self._hits = self._misses = self._evicted = 0
@@ -198,6 +201,7 @@ class MemoryAnswers:
         ttl_s = (held.entry.expires_ms - now_ms) / 1000
         self._main.set(key, held, ttl=ttl_s, tti=held.idle_ms / 1000 if held.idle_ms else None)
         self._main.run_pending_tasks()
+        self._main_bytes = self._main.weighted_size()
         self._offered = None
         if self._in_main.get(key) is held:
             del self._window[key]
@@ -222,12 +226,14 @@ class MemoryAnswers:
 
     def _make_room(self, weight: int) -> bool:
         """Let the longest unused of the window go until so much fits; False where it cannot."""
-        limit = self._max_bytes - self._main.weighted_size() - weight
-        if limit < 0:
-            self._main.run_pending_tasks()  # some of that may be over
-            limit = self._max_bytes - self._main.weighted_size() - weight
-        if limit < 0:
-            return False
+        limit = self._max_bytes - self._main_bytes - weight
+        if self._window_bytes > limit:
+            if limit < 0:
+                self._main.run_pending_tasks()  # some of that may be over
+            self._main_bytes = self._main.weighted_size()
+            limit = self._max_bytes - self._main_bytes - weight
+            if limit < 0:
+                return False
         while self._window_bytes > limit:
             _, held = self._window.popitem(last=False)
             self._window_bytes -= held.entry.weight
