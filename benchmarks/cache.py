@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,13 +49,16 @@ ASKED_WITH: Mapping[str, Mapping[str, str]] = {
 
 
 @dataclass(slots=True)
-class Found:
-    """Every observation by what was measured, the n-th of two within seconds of each other."""
+class Round:
+    """What one round showed, all of it within seconds; what failed is missing.
 
-    us: dict[str, list[float]] = field(default_factory=dict)
-    p50_ms: list[float] = field(default_factory=list)
-    streamed: dict[str, list[Streamed]] = field(default_factory=dict)
-    envoy_us: dict[str, list[float]] = field(default_factory=dict)
+    `us` is the processor's CPU per call, `envoy_us` Envoy's per chunk.
+    """
+
+    us: dict[str, float] = field(default_factory=dict)
+    p50_ms: float | None = None
+    streamed: dict[str, Streamed] = field(default_factory=dict)
+    envoy_us: dict[str, float] = field(default_factory=dict)
 
 
 def cache_on(config: dict[str, Any]) -> None:
@@ -117,34 +120,34 @@ def make_hit(up: Product, prompt: bytes) -> None:
 def cpu_us(up: Product, body: Path, seconds: float, *, unique: bool) -> float:
     """Return the processor's CPU per call, its log entry included. Raises `LoadError`."""
     before = cpu_seconds(up.processor)
-    sample = load.run(
-        url_of(up),
-        body,
-        headers_of(up),
-        connections=CONNECTIONS,
-        seconds=seconds,
-        unique=unique,
-    )
+    sample = _load(up, body, CONNECTIONS, seconds, unique=unique)
     time.sleep(SETTLE_SECONDS)
-    return (cpu_seconds(up.processor) - before) * 1e6 / _good(sample)
+    return (cpu_seconds(up.processor) - before) * 1e6 / sample.requests
 
 
 def hit_p50_ms(up: Product, body: Path, seconds: float) -> float:
     """Return the median latency of a hit at one connection, end to end. Raises `LoadError`."""
+    return _load(up, body, 1, seconds, unique=False).p50_ms
+
+
+def _load(
+    up: Product, body: Path, connections: int, seconds: float, *, unique: bool
+) -> load.Sample:
     sample = load.run(
-        url_of(up), body, headers_of(up), connections=1, seconds=seconds, unique=False
+        url_of(up),
+        body,
+        headers_of(up),
+        connections=connections,
+        seconds=seconds,
+        unique=unique,
+        statuses=True,
     )
-    _good(sample)
-    return sample.p50_ms
-
-
-def _good(sample: load.Sample) -> int:
     if sample.errors or not sample.requests:
         raise load.LoadError(f"{sample.errors} of {sample.requests} failed: {sample.failures}")
-    return sample.requests
+    return sample
 
 
-def streamed(up: Product, how: str, found: Found) -> None:
+def streamed(up: Product, how: str, found: Round) -> None:
     """Measure streams that are collected, or that are not. Raises `LoadError`."""
     url, headers = url_of(up), {**headers_of(up), **ASKED_WITH[how]}
     rung = Rung(4, url, headers=headers, stream_url=url, stream_model=STREAM_MODEL)
@@ -152,60 +155,79 @@ def streamed(up: Product, how: str, found: Found) -> None:
     seen = streams.run(paced(rung, STREAMS, STREAM_SECONDS, PACE_MS))
     if seen.completed != seen.streams:
         raise load.LoadError(f"{seen.streams - seen.completed} of {seen.streams} streams were cut")
-    found.streamed.setdefault(how, []).append(seen)
-    spent = (cpu_seconds(up.envoy) - before) * 1e6 / seen.chunks
-    found.envoy_us.setdefault(how, []).append(spent)
+    found.streamed[how] = seen
+    found.envoy_us[how] = (cpu_seconds(up.envoy) - before) * 1e6 / seen.chunks
 
 
-def one_round(up: Mapping[str, Product], turn: int, body: Path, seconds: float) -> Found:
-    """Measure everything once, in an order that turns with the rounds. Raises `LoadError`."""
-    found = Found()
+def one_round(up: Mapping[str, Product], turn: int, body: Path, seconds: float) -> Round:
+    """Measure everything once, in an order that turns with the rounds.
+
+    What refuses is quick, and no figure: a load that failed is told and left out.
+    """
+    found = Round()
+
+    @contextlib.contextmanager
+    def told(what: str) -> Iterator[None]:
+        try:
+            yield
+        except load.LoadError as problem:
+            print(f"{what}: {problem}; left out", file=sys.stderr, flush=True)
+
     names = list(up)
     for name in (names[at] for at in turned(range(len(names)), turn)):
-        one = up[name]
-        spent = cpu_us(one, body, seconds, unique=True)
-        found.us[f"{name}: miss" if name.endswith("on") else name] = [spent]
-        if name.endswith("on"):
-            found.us[f"{name}: hit"] = [cpu_us(one, body, seconds, unique=False)]
+        on = name.endswith("on")
+        miss, hit = (f"{name}: miss", f"{name}: hit") if on else (name, "")
+        with told(miss):
+            found.us[miss] = cpu_us(up[name], body, seconds, unique=True)
+        if on:
+            with told(hit):
+                found.us[hit] = cpu_us(up[name], body, seconds, unique=False)
     memory = up["memory, cache on"]
-    found.p50_ms = [hit_p50_ms(memory, body, seconds)]
+    with told("a hit at one connection"):
+        found.p50_ms = hit_p50_ms(memory, body, seconds)
     hows = list(ASKED_WITH)
     for how in (hows[at] for at in turned(range(len(hows)), turn)):
-        streamed(memory, how, found)
+        with told(f"streams {how}"):
+            streamed(memory, how, found)
     return found
 
 
-def add(total: Found, one: Found) -> None:
-    """Append one round's observations."""
-    for mine, its in (
-        (total.us, one.us),
-        (total.streamed, one.streamed),
-        (total.envoy_us, one.envoy_us),
-    ):
-        for name, values in its.items():
-            mine.setdefault(name, []).extend(values)  # type: ignore[attr-defined]
-    total.p50_ms += one.p50_ms
+def more(
+    rounds: Sequence[Round], figure: Callable[[Round], Mapping[str, float]], name: str, base: str
+) -> Spread | None:
+    """Return what one costs more than another of the same round; None where none has both."""
+    both = [one for one in map(figure, rounds) if name in one and base in one]
+    return spread([one[name] - one[base] for one in both])
 
 
-def more(found: Mapping[str, Sequence[float]], name: str, base: str) -> Spread | None:
-    """Return what one costs more than another of the same round; None where one is missing."""
-    pairs = zip(found.get(name, ()), found.get(base, ()), strict=True)
-    return spread([value - other for value, other in pairs])
-
-
-def summarise(found: Found) -> dict[str, Any]:
+def summarise(rounds: Sequence[Round]) -> dict[str, Any]:
     """Return the medians with their spread: microseconds of CPU per call, milliseconds."""
-    gaps = {how: [one.gap_p99 for one in seen] for how, seen in found.streamed.items()}
+
+    def us(one: Round) -> Mapping[str, float]:
+        return one.us
+
+    def gaps(one: Round) -> Mapping[str, float]:
+        return {how: seen.gap_p99 for how, seen in one.streamed.items()}
+
+    def envoy_us(one: Round) -> Mapping[str, float]:
+        return one.envoy_us
+
+    def each(figure: Callable[[Round], Mapping[str, float]]) -> dict[str, Any]:
+        names = dict.fromkeys(name for one in rounds for name in figure(one))
+        values = {n: [figure(one)[n] for one in rounds if n in figure(one)] for n in sorted(names)}
+        return {name: _told(spread(found)) for name, found in values.items()}
+
+    streams = COLLECTED, NOT_COLLECTED
     return {
-        "processor_us": {name: _told(spread(values)) for name, values in found.us.items()},
+        "processor_us": each(us),
         "miss_more_us": {
-            where: _told(more(found.us, f"{where}, cache on: miss", f"{where}, cache off"))
+            where: _told(more(rounds, us, f"{where}, cache on: miss", f"{where}, cache off"))
             for where in ("memory", "redis")
         },
-        "hit_p50_ms": _told(spread(found.p50_ms)),
-        "gap_p99_ms": {how: _told(spread(values)) for how, values in gaps.items()},
-        "collecting_adds_gap_p99_ms": _told(more(gaps, COLLECTED, NOT_COLLECTED)),
-        "collecting_adds_envoy_us_per_chunk": _told(more(found.envoy_us, COLLECTED, NOT_COLLECTED)),
+        "hit_p50_ms": _told(spread([one.p50_ms for one in rounds if one.p50_ms is not None])),
+        "gap_p99_ms": each(gaps),
+        "collecting_adds_gap_p99_ms": _told(more(rounds, gaps, *streams)),
+        "collecting_adds_envoy_us_per_chunk": _told(more(rounds, envoy_us, *streams)),
     }
 
 
@@ -288,7 +310,7 @@ def start(stack: contextlib.ExitStack, run: Path) -> dict[str, Product]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Measure, print and write; 0 whatever the figures are."""
+    """Measure, print and write; 0 whatever the figures are, 1 where one could not be had."""
     options = argparse.ArgumentParser(prog="python -m benchmarks.cache", description=__doc__)
     options.add_argument("--rounds", type=int, default=MIN_ROUNDS)
     options.add_argument("--seconds", type=float, default=2.0, help="one load's length, whole")
@@ -298,7 +320,7 @@ def main(argv: Sequence[str]) -> int:
         options.error(f"--rounds: at least {MIN_ROUNDS}")
     BENCH.mkdir(exist_ok=True)
     run = Path(tempfile.mkdtemp(prefix="run-", dir=BENCH))
-    began, found = time.monotonic(), Found()
+    began, rounds = time.monotonic(), list[Round]()
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, run, ignore_errors=True)
         up = start(stack, run)
@@ -308,11 +330,11 @@ def main(argv: Sequence[str]) -> int:
         for name, one in up.items():
             if name.endswith("on"):
                 make_hit(one, prompt)
-            cpu_us(one, body, 1.0, unique=True)  # warm up
+            load.run(url_of(one), body, headers_of(one), connections=CONNECTIONS, seconds=1)
         for turn in range(chosen.rounds):
-            add(found, one_round(up, turn, body, chosen.seconds))
+            rounds.append(one_round(up, turn, body, chosen.seconds))
             print(f"round {turn + 1} of {chosen.rounds}", flush=True)
-    summary = summarise(found)
+    summary = summarise(rounds)
     judged = verdicts(summary)
     print(f"\n{text(summary)}\n\n{report.judged(judged)}")
     about = machine() | {
@@ -326,11 +348,11 @@ def main(argv: Sequence[str]) -> int:
         "about": about,
         "summary": summary,
         "verdicts": [asdict(verdict) for verdict in judged],
-        "observations": asdict(found),
+        "observations": [asdict(one) for one in rounds],
     }
     chosen.out.mkdir(parents=True, exist_ok=True)
     (chosen.out / "cache.json").write_text(json.dumps(document, indent=1) + "\n")
-    return 0
+    return 1 if any(verdict.state == "NOT MEASURED" for verdict in judged) else 0
 
 
 if __name__ == "__main__":
