@@ -51,6 +51,10 @@ class Batched(msgspec.Struct, frozen=True, gc=False):
         """Return the answer to the batch, from one to what is sent. Raises CannotTell."""
         if self.part is None:
             return entry
+        target = self.planned.plan.attempts[0]
+        if (entry.provider, entry.served_model) != (target.provider, target.model):
+            # Whoever else asked for the same may have been routed elsewhere, or failed over.
+            raise CannotTell("another target than the one that gave what is known")
         return replace(
             entry,
             stored_ms=min(entry.stored_ms, self.since_ms),

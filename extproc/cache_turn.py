@@ -102,7 +102,7 @@ class Turn:
         if self._batched is not None:
             try:
                 entry = self._batched.joined(entry)
-            except CannotTell:  # of another model than what is known: all of it is to be sent
+            except CannotTell:  # of another target than what is known: all of it is to be sent
                 self._batched = self._batched.otherwise
                 self._send(*self._came)
                 return None

@@ -274,6 +274,24 @@ async def test_who_waited_for_a_part_of_another_model_asks_for_all() -> None:
     assert (await bench.ask(["c", "a"])).sent is None
 
 
+@pytest.mark.parametrize("failed_over", [False, True], ids=["planned there", "failed over"])
+async def test_who_waited_for_a_part_of_another_provider_asks_for_all(failed_over: bool) -> None:
+    """Though the model has the same name there."""
+    twice = Model("small", "priority", (target("a", "first"), target("b", "first")))
+    bench = Batches(model=twice)
+    await bench.ask(["a", "b"])
+    if not failed_over:
+        bench.gateway.health.at("a/first").cool_until = bench.gateway.steady() + 60
+    first = await bench.ask("c", settle=False)
+    bench.gateway.health.at("a/first").cool_until = 0
+    task = asyncio.create_task(bench.ask(["a", "c"]))
+    await bench.waiting(1)
+    bench.settle(first.answered, document("c"), attempts=1 + failed_over)
+    asked = await task
+    assert (asked.sent, asked.got) == (["a", "c"], document(["a", "c"]))
+    assert asked.said == "llm-edge; fwd=miss; collapsed=?0"
+
+
 @pytest.mark.parametrize(
     ("batch", "sent", "said"),
     [
