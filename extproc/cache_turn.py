@@ -68,9 +68,10 @@ class Turn:
         Suspends for a remote store. Raises Denied.
         """
         planned, asked = self._came
-        entry = None
+        entry = batched = None
         if is_batch(planned):
             self._batched = batched = await look_up(self.gateway, self.caching, planned, asked)
+        if batched is not None:
             self._send(batched.planned, batched.asked)
             entry = batched.whole
         elif asked.may_look_up:

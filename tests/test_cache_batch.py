@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from extproc.answers import Role
+from extproc.cache.lookup import MAX_REPEATED_BYTES
 from extproc.cache_batch import MAX_INPUTS
 from extproc.domain import Ended, Model
 from tests.batches import ALONE, BOB, EITHER, Batches, document, told
@@ -326,6 +327,19 @@ async def test_a_batch_is_looked_up_as_a_whole_where_it_is_too_long() -> None:
     assert (await bench.ask(many)).sent is None
     assert (await bench.ask(many[:2])).sent == many[:2]
     assert (await bench.ask(many[:MAX_INPUTS])).sent == many[2:MAX_INPUTS]
+
+
+async def test_a_batch_is_looked_up_as_a_whole_where_the_rest_of_it_is_too_long() -> None:
+    """Each input's key would digest all of that again."""
+    bench = Batches(model=ALONE)
+    bench.gateway.snapshot = dataclasses.replace(bench.gateway.snapshot, max_request_bytes=2**20)
+    many = [[number] for number in range(MAX_INPUTS)]
+    more = {"fields": {"new": "x" * (MAX_REPEATED_BYTES // MAX_INPUTS)}}
+    await bench.ask(many, **more)
+    assert len(bench.answers) == 1
+    assert (await bench.ask(many, **more)).sent is None
+    assert (await bench.ask(many[:2], **more)).sent == many[:2]
+    assert (await bench.ask(many[:3], **more)).sent == many[2:3]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from extproc.answers import Entry
 from extproc.cache.control import Control
 from extproc.cache.key import VARY
-from extproc.cache.lookup import Asked, Use, ask, ask_each, judge, remaining_ms
+from extproc.cache.lookup import MAX_REPEATED_BYTES, Asked, Use, ask, ask_each, judge, remaining_ms
 from extproc.cache.reasons import Reason
 from extproc.cache_policy import OFF, ModelPolicy, Policy, Scope, Terms
 from extproc.domain import ENDPOINTS, EndpointName, Head, Principal
@@ -19,6 +19,7 @@ from tests.cache.asking import read, written
 
 POLICY = Policy(True, models={"m": ModelPolicy("v1"), "m2": ModelPolicy("v1")})
 ALICE = Principal("acme", "key_alice", "free")
+MOST_AROUND = MAX_REPEATED_BYTES // 64
 PATHS = {endpoint.name: path for (_, path), endpoint in ENDPOINTS.items()}
 
 
@@ -204,7 +205,31 @@ def test_each_input_of_a_batch_has_the_key_of_a_call_for_it_alone(fields: dict[s
     keys = ask_each(
         POLICY, Head("POST", "/v1/embeddings", "", {}, False), ALICE, call, body, inputs=pieces
     )
+    assert keys is not None
     assert len(set(keys)) == len(inputs)
     assert keys[0] == key(endpoint="embeddings", input="one", **fields)
     assert keys[1] == key(endpoint="embeddings", input=["é😀"], **fields)
     assert key(endpoint="embeddings", input=["one", "é😀"], **fields) not in keys
+
+
+@pytest.mark.parametrize(
+    ("fields", "query", "headers"),
+    [
+        pytest.param({"a": "x" * MOST_AROUND}, "", {}, id="before the input"),
+        pytest.param({"z": "x" * MOST_AROUND}, "", {}, id="after it"),
+        pytest.param({}, "q" * MOST_AROUND, {}, id="in the query"),
+        pytest.param({}, "", {"openai-beta": "x" * MOST_AROUND}, id="in a header"),
+    ],
+)
+def test_inputs_have_no_keys_where_the_rest_would_be_digested_too_often(
+    fields: dict[str, Any], query: str, headers: dict[str, str]
+) -> None:
+    """Where it would take long: 64 inputs beside so much, and not half of them."""
+    body = written("embeddings", {"input": ["x", "y"], **fields})
+    call = read("embeddings", body)
+    head = Head("POST", "/v1/embeddings", query, headers, False)
+    pieces = [b"%d" % number for number in range(64)]
+    assert ask_each(POLICY, head, ALICE, call, body, inputs=pieces) is None
+    half = ask_each(POLICY, head, ALICE, call, body, inputs=pieces[:32])
+    assert half is not None
+    assert len(set(half)) == 32
