@@ -214,6 +214,17 @@ async def test_an_answer_that_is_none_is_the_providers_fault(broken: Any) -> Non
     assert (await bench.ask(["a", "c"])).got["data"] == document(["a", "c"])["data"]
 
 
+@pytest.mark.parametrize("tokens", [-1, 2**53 + 1, 10**30])
+async def test_tokens_that_nobody_can_have_counted_are_not_kept(tokens: int) -> None:
+    """The vectors are; a store has no room for such a number."""
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    bench = Batches(model=ALONE)
+    await bench.ask(["a", "b"], provider=lambda *given: document(*given) | {"usage": usage})
+    assert [held.entry.usage for held in bench.answers._window.values()] == [(0, 0, 0)] * 2
+    known = await bench.ask(["b", "a"])
+    assert (known.sent, "usage" in known.got) == (None, False)
+
+
 async def test_kept_bytes_that_are_none_are_not_known() -> None:
     bench = Batches(model=ALONE)
     sent = await bench.ask(["a", "b"], settle=False)

@@ -30,6 +30,8 @@ _ITEM_END: Final = b'}],"object":"list","model":"'
 _TO_MEMBERS: Final = len(b"}],")
 _VECTOR_BEGINS: Final = (b"[", b'"')
 
+MAX_TOKENS: Final = 2**53  # of an answer: above it not every reader of JSON has whole numbers
+
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder().decode
 _decode_items: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -202,8 +204,8 @@ def _apart(
 
 
 def _shares(usage: _Usage | None, sizes: Sequence[int]) -> list[int]:
-    """Share the tokens out, to the last one; nothing where they are not told."""
-    if usage is None or usage.prompt_tokens is None:
+    """Share the tokens out, to the last one; nothing where they are not told, or not to believe."""
+    if usage is None or usage.prompt_tokens is None or not 0 <= usage.prompt_tokens <= MAX_TOKENS:
         return []
     total = sum(sizes)
     marks = [usage.prompt_tokens * so_far // total for so_far in accumulate(sizes, initial=0)]

@@ -243,7 +243,8 @@ class RedisAnswers:
         kept = _Kept(key, id_, n, size, msgspec.structs.replace(entry, body=body))
         try:
             form = _encode(kept)
-        except UnicodeEncodeError:  # half a surrogate pair in the name of a tenant
+        except (UnicodeEncodeError, OverflowError):
+            # Half a surrogate pair in the name of a tenant, or a count that 64 bits do not hold.
             self._observer.store_error(STORE, "cache_unwritable")
             return ()
         return b"SET", ENTRY + key, form, b"PX", b"%d" % left_ms

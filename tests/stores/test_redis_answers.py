@@ -359,10 +359,21 @@ async def test_a_gateway_starts_without_redis(own_redis: RedisServer) -> None:
         assert await bench.get("a") == made
 
 
-async def test_a_tenant_that_cannot_be_written(redis_server: RedisServer) -> None:
-    """Half a surrogate pair, which a token may claim: kept by this process alone, and counted."""
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({"tenant": "\ud800"}, id="half a surrogate pair, which a token may claim"),
+        pytest.param({"usage": (2**64, 0, 0)}, id="a count of more than 64 bits"),
+    ],
+)
+async def test_an_entry_that_cannot_be_written(
+    redis_server: RedisServer, fields: dict[str, Any]
+) -> None:
+    """It is kept by this process alone, and counted; the next one is written."""
     async with opened(TieredBench(redis_server.url)) as bench:
-        made = bench.put("a", tenant="\ud800")
+        made = bench.put("a", **fields)
+        bench.put("b")
         await bench.quiet()
         assert bench.errors.failures == [("redis", "cache_unwritable")]
         assert await bench.get("a") == made
+        assert ENTRY + key("b") in redis_server.client.keys("*")
