@@ -32,6 +32,9 @@ class AccessLog:
         outcomes = []
         try:
             for entry in log_entries(raw):
+                if entry is None:
+                    self._gateway.observer.store_error("accesslog", "decode")
+                    continue
                 if isinstance(entry, FailedAttempt):
                     attempt_failed(self._gateway, entry)
                     continue

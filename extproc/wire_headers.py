@@ -14,13 +14,14 @@ _KIND: Final = 0x07  # of a tag: 0 a number, 2 bytes with a length
 _SIZED: Final = 2
 _MORE: Final = 0x80  # set in each byte of a varint but the last
 _BITS: Final = 7
-_MAX_SHIFT: Final = 28  # sizes are 32 bits
+_MAX_SHIFT: Final = 63  # numbers have ten bytes at most
 
 
 def read_pairs(raw: bytes) -> list[tuple[str, str]]:
     """Return names and values in their order; what is not UTF-8 in a value is replaced.
 
-    Parts of a header that a later Envoy may add are left out. Raises ValueError for anything else.
+    Numbers and bytes that a later Envoy may add to a header are left out. Raises ValueError for
+    anything else.
     """
     found = []
     at, end = 0, len(raw)

@@ -25,10 +25,10 @@ NS_PER_MS: Final = 1_000_000
 RESETS_HEADER: Final = "x-llm-resets"  # on its answer, as `policies.cooling` reads it
 
 
-def log_entries(raw: bytes) -> Iterator[LogEntry | FailedAttempt]:
+def log_entries(raw: bytes) -> Iterator[LogEntry | FailedAttempt | None]:
     """Read the planned calls and failed attempts of one StreamAccessLogsMessage.
 
-    Raises Malformed.
+    None stands for one whose times are none; the others are as they are. Raises Malformed.
     """
     message = als_pb2.StreamAccessLogsMessage()
     try:
@@ -48,9 +48,10 @@ def log_entries(raw: bytes) -> Iterator[LogEntry | FailedAttempt]:
         probe = fields_of(metadata[STREAM_NAMESPACE]) if STREAM_NAMESPACE in metadata else {}
         kept = fields_of(metadata[ANSWER_NAMESPACE]) if ANSWER_NAMESPACE in metadata else {}
         try:
-            yield _log_entry(entry, common, call, probe, kept)
-        except ValueError as error:
-            raise Malformed("not a time of a StreamAccessLogsMessage") from error
+            read = _log_entry(entry, common, call, probe, kept)
+        except ValueError:
+            read = None
+        yield read
 
 
 def _log_entry(entry: Any, common: Any, call: Any, probe: Any, kept: Any) -> LogEntry:

@@ -306,14 +306,16 @@ def test_any_bytes_are_a_time_or_refused(raw: bytes) -> None:
 
 
 @pytest.mark.parametrize("field", ["start_time", "duration", "time_to_first_upstream_tx_byte"])
-def test_an_entry_whose_time_is_none_is_malformed(field: str) -> None:
-    """A time that cannot be read is no entry of Envoy's."""
+def test_an_entry_whose_time_is_none_costs_no_other(field: str) -> None:
+    """Which no Envoy writes; those before and after it are read."""
     message = als_pb2.StreamAccessLogsMessage()
-    common = message.http_logs.log_entry.add().common_properties
-    common.metadata.filter_metadata["llm.call"] = bytes(struct({"record": "r"}))
-    setattr(common, field, b"\x08\xff")
-    with pytest.raises(Malformed):
-        list(wire_log.log_entries(message.SerializeToString()))
+    for record in ("first", "broken", "last"):
+        common = message.http_logs.log_entry.add().common_properties
+        common.metadata.filter_metadata["llm.call"] = bytes(struct({"record": record}))
+        if record == "broken":
+            setattr(common, field, b"\x08\xff")
+    found = wire_log.log_entries(message.SerializeToString())
+    assert [one and one.record for one in found] == ["first", None, "last"]
 
 
 def test_a_span_of_nothing_is_a_span() -> None:
