@@ -38,20 +38,22 @@ def fill(gateway: Gateway, record: Record, entry: LogEntry, outcome: Outcome) ->
     if caching is None or filling is None:
         return
     found = _judged(gateway, record, filling, entry, outcome)
+    key = key_of(filling.digest, outcome.served_model)
     if isinstance(found, Entry):
-        found = _keep(caching, filling, found)
+        found = _keep(caching, filling.inputs, key, found)
     gateway.observer.kept("stored" if isinstance(found, Entry) else found.value)
     if filling.leads:
         end = found if isinstance(found, Entry) else _end(outcome)
-        key = key_of(filling.digest, record.attempts[0].model)
+        planned = record.attempts[0].model  # by which others wait
+        if planned != outcome.served_model:
+            key = key_of(filling.digest, planned)
         caching.flights.finish(key, outcome.id, end)
 
 
-def _keep(caching: Caching, filling: Filling, entry: Entry) -> Entry | Reason:
+def _keep(caching: Caching, inputs: Inputs | None, key: bytes, entry: Entry) -> Entry | Reason:
     """Put an answer, or each of its parts; say why not where it has none."""
-    inputs = filling.inputs
     if inputs is None:
-        caching.answers.put(key_of(filling.digest, entry.served_model), entry)
+        caching.answers.put(key, entry)
         return entry
     try:
         parts = embeddings.each_of(entry.body, inputs.sizes)
