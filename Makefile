@@ -79,6 +79,7 @@ format: setup ## Rewrite the sources in the house format
 .PHONY: bench
 bench: setup wheel ## Measure the rungs and figures (BENCH_ARGS="--quick" for a short run)
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
+	@$(BIN)/python -m benchmarks.planning
 	@$(BIN)/python -m benchmarks.limits
 	@$(BIN)/python -m benchmarks.cache
 	@$(BIN)/python -m benchmarks.cache_stores
