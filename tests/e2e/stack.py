@@ -41,6 +41,22 @@ def free_port() -> int:
             return port
 
 
+def held_port() -> int:
+    """Take a port for whoever listens on it later: bound here, so that the kernel gives it nobody.
+
+    Linux lets another socket of this machine listen there that, as this one, may reuse addresses.
+    """
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    _held.append(held)
+    port: int = held.getsockname()[1]
+    return port
+
+
+_held: list[socket.socket] = []  # until the tests are over
+
+
 def wait_for(what: str, probe: Callable[[], Any], patience_s: float = PATIENCE_S) -> Any:
     """Poll until the probe gives something true; fail with `what` after the patience."""
     deadline = time.monotonic() + patience_s
@@ -283,7 +299,7 @@ def default_config(
     # Nobody listens here but in the test of garbage.
     providers["garbled"] = {
         "dialect": "anthropic",
-        "endpoint": f"http://127.0.0.1:{free_port()}/v1",
+        "endpoint": f"http://127.0.0.1:{held_port()}/v1",
     }
     return {
         "server": {"port": port, "drain_seconds": 20},

@@ -21,8 +21,16 @@ from .stack import Stack, free_port, wait_for
 CHAT = "/v1/chat/completions"
 GOOD = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}]}
 RESUMES_WITHIN_S = 2.0
+LIBRARIES = "import fastapi, grpc.aio, redis"  # 0.5 to 0.65 s on a quiet machine
 STREAMS = 20
 TOKENS = 300  # at 30 ms each the streams outlive the outage, which Envoy bridges for 3 s a call
+
+
+def loading_s() -> float:
+    """Return how long a new interpreter takes now to load the processor's libraries."""
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-c", LIBRARIES], check=True)
+    return time.monotonic() - began
 
 
 def call(stack: Stack, key: str) -> httpx.Response:
@@ -83,10 +91,9 @@ async def test_killed_mid_load_it_fails_closed_and_comes_back(
             assert time.monotonic() - restarted < RESUMES_WITHIN_S * 5, stack.logs()
         took = time.monotonic() - restarted
         assert all(status == 200 or status >= 500 for status in statuses)
-        # Where others use the machine too, what loading the processor takes is the measure of it.
-        began = time.monotonic()
-        subprocess.run([sys.executable, "-c", "import extproc.server"], check=True)
-        bound = max(RESUMES_WITHIN_S, 3 * (time.monotonic() - began))
+        # On a machine that others use too, what loading the libraries takes is the measure: not what
+        # loading the processor takes, which would excuse its own becoming slow.
+        bound = max(RESUMES_WITHIN_S, 3 * await asyncio.to_thread(loading_s))
         assert took < bound, f"resumed after {took:.1f} s, bound {bound:.1f} s"
         assert (
             await client.post(CHAT, json=GOOD, headers={"authorization": "Bearer wrong"})
