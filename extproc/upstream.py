@@ -77,6 +77,20 @@ def _status(message: wire.Message) -> int:
     return int(status) if status.isdecimal() else 0
 
 
+def step(
+    legal: Mapping[tuple[State, Event], State], state: State, message: wire.Message
+) -> tuple[Event, State]:
+    """Return what a message means in a state, and the state after it. Raises OutOfOrder."""
+    try:
+        event = event_of(message)
+    except ValueError:
+        raise OutOfOrder(state, message.kind) from None
+    following = legal.get((state, event))
+    if following is None:
+        raise OutOfOrder(state, event)
+    return event, following
+
+
 class Translation:
     """One attempt. `clock` is unix seconds; a stream may be silent for `silence_s`."""
 
@@ -124,14 +138,7 @@ class Translation:
     def receive(self, raw: bytes) -> bytes:
         """Answer one message; what is `owed` then goes before it. Raises OutOfOrder, Malformed."""
         message = wire.decode(raw)
-        try:
-            event = event_of(message)
-        except ValueError:
-            raise OutOfOrder(self.state, message.kind) from None
-        following = LEGAL.get((self.state, event))
-        if following is None:
-            raise OutOfOrder(self.state, event)
-        self.state = following
+        event, self.state = step(LEGAL, self.state, message)
         match event:
             case Event.HEADERS:
                 return self._begin(message)

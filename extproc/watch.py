@@ -12,8 +12,7 @@ from typing import Final
 
 from extproc import wire_upstream as wire
 from extproc.dialects.unchanged import Unchanged, api_of
-from extproc.exchange import OutOfOrder
-from extproc.upstream import Event, State, event_of
+from extproc.upstream import Event, State, step
 
 PLAIN: Final = frozenset({"", "identity"})  # an event cannot follow what is compressed
 LEGAL: Final[Mapping[tuple[State, Event], State]] = {
@@ -55,14 +54,7 @@ class Watch:
     def receive(self, raw: bytes) -> bytes:
         """Answer one message; what is `owed` then goes before it. Raises OutOfOrder, Malformed."""
         message = wire.decode(raw)
-        try:
-            event = event_of(message)
-        except ValueError:
-            raise OutOfOrder(self.state, message.kind) from None
-        following = LEGAL.get((self.state, event))
-        if following is None:
-            raise OutOfOrder(self.state, event)
-        self.state = following
+        event, self.state = step(LEGAL, self.state, message)
         stream = self._stream
         if stream is None:
             return self._begin(message, streamed=event is Event.EVENTS)
