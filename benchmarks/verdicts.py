@@ -17,6 +17,7 @@ RSS_MIB = 120.0
 LANE_CPU_SHARE = 0.40
 LANE_TIMES = 1.25
 LANE_ADDED_P50_MS = 0.65
+LANE_PROCESSOR_US = 180.0  # of the whole product
 IDLE_MB = 40.0
 
 
@@ -82,6 +83,12 @@ def _lane(summary: Summary) -> list[Verdict]:
             _rung(summary, "3", "added_p50_ms"),
             LANE_ADDED_P50_MS,
             "ms",
+        ),
+        at_most(
+            f"processor CPU on the lane <= {LANE_PROCESSOR_US:g} us per request",
+            _rung(summary, "4", "processor_us"),
+            LANE_PROCESSOR_US,
+            "us",
         ),
         at_most(
             f"{found['idle_calls']:,} open idle calls add <= {IDLE_MB:g} MB",

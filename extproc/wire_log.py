@@ -20,9 +20,15 @@ from extproc.wire_time import nanoseconds
 CALL_NAMESPACE: Final = CALL.decode()
 STREAM_NAMESPACE: Final = "llm.stream"  # dynamic metadata Envoy's response probe writes
 ANSWER_NAMESPACE: Final = "llm.answer"  # and this, of answers that are to be kept
-MAX_MEASURED: Final = 2**53  # above it a double skips whole numbers; NaN is not below it
+FORMS: Final = ("json", "sse")
+SEEN_PARTS: Final = 5  # first chunk's time, events, their bytes, end, usage
+MAX_DIGITS: Final = 15  # of what anybody can have measured
 NS_PER_MS: Final = 1_000_000
 RESETS_HEADER: Final = "x-llm-resets"  # on its answer, as `policies.cooling` reads it
+
+
+_NOTHING: Final[dict[str, Any]] = {}
+_UNSEEN: Final = [""] * SEEN_PARTS
 
 
 def log_entries(raw: bytes) -> Iterator[LogEntry | FailedAttempt | None]:
@@ -45,8 +51,8 @@ def log_entries(raw: bytes) -> Iterator[LogEntry | FailedAttempt | None]:
         call = fields_of(metadata[CALL_NAMESPACE])
         if "record" not in call:
             continue
-        probe = fields_of(metadata[STREAM_NAMESPACE]) if STREAM_NAMESPACE in metadata else {}
-        kept = fields_of(metadata[ANSWER_NAMESPACE]) if ANSWER_NAMESPACE in metadata else {}
+        probe = fields_of(metadata[STREAM_NAMESPACE]) if STREAM_NAMESPACE in metadata else _NOTHING
+        kept = fields_of(metadata[ANSWER_NAMESPACE]) if ANSWER_NAMESPACE in metadata else _NOTHING
         try:
             read = _log_entry(entry, common, call, probe, kept)
         except ValueError:
@@ -56,6 +62,11 @@ def log_entries(raw: bytes) -> Iterator[LogEntry | FailedAttempt | None]:
 
 def _log_entry(entry: Any, common: Any, call: Any, probe: Any, kept: Any) -> LogEntry:
     request, response = entry.request, entry.response
+    size_bytes = response.response_body_bytes
+    seen = text_of(probe, "seen").split(" ", SEEN_PARTS - 1)
+    if len(seen) != SEEN_PARTS:
+        seen = _UNSEEN
+    form = next((form for form in FORMS if form in kept), "") if kept else ""
     return LogEntry(
         record=text_of(call, "record"),
         request_id=request.request_id,
@@ -71,17 +82,17 @@ def _log_entry(entry: Any, common: Any, call: Any, probe: Any, kept: Any) -> Log
         first_upstream_rx_ms=_span_ms(
             common.time_to_first_upstream_rx_byte, common, "time_to_first_upstream_rx_byte"
         ),
-        first_chunk_ms=_measured(probe, "ttfc_ms"),
+        first_chunk_ms=_measured(seen[0]),
         request_bytes=request.request_body_bytes,
-        response_bytes=response.response_body_bytes,
-        usage=text_of(probe, "usage"),
-        events=int(_measured(probe, "events") or 0),
-        done=probe["done"].bool_value if "done" in probe else False,
+        response_bytes=size_bytes,
+        usage=seen[4],
+        events=_events(_measured(seen[1]), _measured(seen[2]), size_bytes),
+        done=seen[3] == "1",
         first_downstream_tx_ms=_span_ms(
             common.time_to_first_downstream_tx_byte, common, "time_to_first_downstream_tx_byte"
         ),
-        answer=kept["body"].string_value if "body" in kept else b"",
-        answer_form=text_of(kept, "form"),
+        answer=kept[form].string_value if form else b"",
+        answer_form=form,
     )
 
 
@@ -104,12 +115,18 @@ def _flags(common: Any) -> tuple[str, ...]:
     return tuple(sorted(field.name for field, _ in common.response_flags.ListFields()))
 
 
-def _measured(probe: Any, field: str) -> float | None:
+def _measured(text: str) -> int | None:
     """Return a number of the probe; None where it is absent or nobody can have measured it."""
-    if field not in probe:
+    if len(text) > MAX_DIGITS or not (text.isascii() and text.isdigit()):
         return None
-    value: float = probe[field].number_value
-    return value if 0 <= value <= MAX_MEASURED else None
+    return int(text)
+
+
+def _events(told: int | None, in_bytes: int | None, of_bytes: int) -> int:
+    """Return the events of so many bytes; the probe tells when they have more than doubled."""
+    if not told or not in_bytes or in_bytes >= of_bytes:
+        return told or 0
+    return min(told * of_bytes // in_bytes, 2 * told)
 
 
 def _span_ms(raw: bytes, message: Any, field: str) -> float | None:

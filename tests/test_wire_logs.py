@@ -83,12 +83,10 @@ BARE = LogEntry(
 @pytest.mark.parametrize(
     ("kept", "body", "form"),
     [
-        pytest.param({"body": "{}", "form": "json"}, b"{}", "json", id="a document"),
-        pytest.param(
-            {"body": "data: é\n\n", "form": "sse"}, b"data: \xc3\xa9\n\n", "sse", id="a stream"
-        ),
-        pytest.param({"form": "sse"}, b"", "sse", id="no body"),
-        pytest.param({"body": 7.0}, b"", "", id="another type"),
+        pytest.param({"json": "{}"}, b"{}", "json", id="a document"),
+        pytest.param({"sse": "data: é\n\n"}, b"data: \xc3\xa9\n\n", "sse", id="a stream"),
+        pytest.param({"xml": "<x/>"}, b"", "", id="another form"),
+        pytest.param({"json": 7.0}, b"", "json", id="another type"),
     ],
 )
 def test_an_answer_that_is_to_be_kept(kept: dict[str, Any], body: bytes, form: str) -> None:
@@ -98,14 +96,14 @@ def test_an_answer_that_is_to_be_kept(kept: dict[str, Any], body: bytes, form: s
 
 def test_an_answer_need_not_be_text() -> None:
     """What a provider sends is bytes; that it is UTF-8 is for whoever reads it to see."""
-    raw = message(entry({"llm.call": {"record": "r"}, "llm.answer": {"body": "{??}"}}))
+    raw = message(entry({"llm.call": {"record": "r"}, "llm.answer": {"json": "{??}"}}))
     (found,) = wire_log.log_entries(raw.replace(b"{??}", b"{\xff\xfe}"))
     assert isinstance(found, LogEntry)
     assert found.answer == b"{\xff\xfe}"
 
 
 def test_a_full_entry_of_envoy_is_read() -> None:
-    probe = {"ttfc_ms": 12.5, "usage": '{"usage":{}}', "events": 42, "done": True}
+    probe = {"seen": '12 42 77 1 "usage": {}'}
     full = entry(
         {
             "llm": {"id": "x"},
@@ -137,10 +135,10 @@ def test_a_full_entry_of_envoy_is_read() -> None:
             duration_ms=2001.5,
             first_upstream_tx_ms=3.0,
             first_upstream_rx_ms=70.25,
-            first_chunk_ms=12.5,
+            first_chunk_ms=12,
             request_bytes=2**33,
             response_bytes=77,
-            usage='{"usage":{}}',
+            usage='"usage": {}',
             events=42,
             done=True,
         )
@@ -154,7 +152,9 @@ def test_an_entry_with_nothing_but_its_record_is_read() -> None:
 def test_a_time_of_zero_is_not_a_time_that_never_was() -> None:
     zero = timedelta(0)
     common = {"time_to_first_upstream_tx_byte": zero, "time_to_first_upstream_rx_byte": zero}
-    (found,) = read(entry({"llm.call": {"record": "r"}, "llm.stream": {"ttfc_ms": 0}}, **common))
+    (found,) = read(
+        entry({"llm.call": {"record": "r"}, "llm.stream": {"seen": "0 0 0 0 "}}, **common)
+    )
     times = (found.first_upstream_tx_ms, found.first_upstream_rx_ms, found.first_chunk_ms)
     assert times == (0.0, 0.0, 0.0)
 
@@ -235,7 +235,7 @@ def test_numbers_arrive_as_sent(seconds: int, micros: int, status: int, attempts
 @st.composite
 def damaged(draw: st.DrawFn) -> bytes:
     """Bytes of a good message with a few replaced, cut or put in."""
-    probe = {"ttfc_ms": 1, "usage": "u", "events": 3, "done": True}
+    probe = {"seen": "1 3 9 1 u"}
     raw = message(entry({"llm.call": {"record": "r"}, "llm.stream": probe}, start_time=START))
     at = draw(st.integers(0, len(raw) - 1))
     return raw[:at] + draw(st.binary(max_size=3)) + raw[at + draw(st.integers(0, 3)) :]
@@ -249,10 +249,32 @@ def test_any_bytes_are_entries_or_malformed(raw: bytes) -> None:
         return
 
 
-@pytest.mark.parametrize("events", [float("nan"), float("inf"), -1.0, 1e300])
-def test_a_count_of_events_that_cannot_be_is_none_at_all(events: float) -> None:
-    (found,) = read(entry({"llm.call": {"record": "r"}, "llm.stream": {"events": events}}))
-    assert found.events == 0
+@pytest.mark.parametrize(
+    ("seen", "size", "events"),
+    [
+        pytest.param("1 8 800 0 ", 800, 8, id="all of them"),
+        pytest.param("1 8 800 0 ", 1200, 12, id="as many for the bytes since"),
+        pytest.param("1 8 800 0 ", 9999, 16, id="not over twice, of which it would have told"),
+        pytest.param("1 8 800 0 ", 700, 8, id="more than were sent"),
+        pytest.param("1 8 0 0 ", 700, 8, id="no bytes"),
+        pytest.param("1 0 0 0 ", 700, 0, id="none"),
+        pytest.param("1 -8 800 0 ", 800, 0, id="less than none"),
+        pytest.param("1 1e300 800 0 ", 800, 0, id="not a count"),
+        pytest.param(f"1 {'9' * 16} 800 0 ", 800, 0, id="more than anybody counted"),
+        pytest.param("1 8 800", 800, 0, id="cut short"),
+    ],
+)
+def test_events_are_told_of_some_bytes(seen: str, size: int, events: int) -> None:
+    sent = entry({"llm.call": {"record": "r"}, "llm.stream": {"seen": seen}})
+    sent.response = HttpResponseProperties(response_code=200, response_body_bytes=size)
+    (found,) = read(sent)
+    assert found.events == events
+
+
+def test_what_the_probe_did_not_measure_is_none() -> None:
+    told = {"seen": '- 0 31 1 "usage":{"a": 1}'}
+    (found,) = read(entry({"llm.call": {"record": "r"}, "llm.stream": told}))
+    assert (found.first_chunk_ms, found.done, found.usage) == (None, True, '"usage":{"a": 1}')
 
 
 def failed(**common: Any) -> HttpAccessLogEntry:

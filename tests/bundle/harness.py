@@ -92,6 +92,18 @@ class Gateway:
         fields = entry.common_properties.metadata.filter_metadata
         return MessageToDict(Struct.FromString(fields.get(namespace, b"")))
 
+    async def seen(self, request_id: str) -> dict[str, Any]:
+        """Return what the probe told of an answer, without what it did not."""
+        told = (await self.metadata(request_id, "llm.stream")).get("seen")
+        if told is None:
+            return {}
+        first, events, in_bytes, done, usage = told.split(" ", 4)
+        numbers = {"events": int(events), "bytes": int(in_bytes), "done": int(done)}
+        found: dict[str, Any] = {name: number for name, number in numbers.items() if number}
+        if first != "-":
+            found["ttfc_ms"] = int(first)
+        return {**found, "usage": usage} if usage else found
+
     def log(self) -> str:
         """Return the end of Envoy's log."""
         return (self.directory / "envoy.log").read_bytes()[-TAIL_BYTES:].decode(errors="replace")

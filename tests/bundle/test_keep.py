@@ -49,7 +49,7 @@ async def test_a_stream_is_kept_as_the_provider_sent_it(gateway: Gateway, how: s
     """With the usage event that this client did not ask for."""
     got, collected, status = await kept(gateway, stream_answer(cut(SENT, how)), strip_usage=True)
     assert got == TOLD
-    assert collected == {"body": SENT, "form": b"sse"}
+    assert collected == {"sse": SENT}
     assert status == STATUS + "; stored"
 
 
@@ -57,7 +57,7 @@ async def test_a_document_is_kept(gateway: Gateway) -> None:
     body = '{"é": "\\u0000", "usage": {}}'.encode()
     got, collected, status = await kept(gateway, http_answer(200, body))
     assert got == body
-    assert collected == {"body": body, "form": b"json"}
+    assert collected == {"json": body}
     assert status == STATUS + "; stored"
 
 
@@ -65,7 +65,7 @@ async def test_the_largest_answer(gateway: Gateway) -> None:
     """A megabyte in metadata and in one message of the log."""
     body = b'{"x":"%b"}' % (b"y" * 1_048_568)
     _, collected, _ = await kept(gateway, http_answer(200, body), room=len(body))
-    assert collected["body"] == body
+    assert collected["json"] == body
 
 
 NOT_KEPT = [
@@ -131,4 +131,4 @@ def pieces(count: int) -> Sequence[bytes]:
 async def test_a_stream_of_many_chunks_is_kept(gateway: Gateway) -> None:
     sent = pieces(2_000)
     got, collected, _ = await kept(gateway, stream_answer(sent), room=2**20)
-    assert got == collected["body"] == b"".join(sent)
+    assert got == collected["sse"] == b"".join(sent)

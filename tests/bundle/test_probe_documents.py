@@ -41,8 +41,8 @@ async def test_usage_of_a_document_is_found_wherever_it_is_cut(
     gateway.providers["a"].answer = answer
     reply = await gateway.chat()
     assert reply.content == body
-    probe = await gateway.metadata(reply.headers["x-request-id"], "llm.stream")
-    assert probe["done"] is True
+    probe = await gateway.seen(reply.headers["x-request-id"])
+    assert probe["done"] == 1
     assert json.loads("{" + probe["usage"] + "}")["usage"] == USAGE
 
 
@@ -60,7 +60,7 @@ async def test_a_document_cut_short_is_not_done(gateway: Gateway) -> None:
     await gateway.raw(
         b"POST %b HTTP/1.1\r\nhost: x\r\n%b" % (CHAT.encode(), head) + b'{"model":"m"}'
     )
-    probe = await gateway.metadata("short", "llm.stream")
+    probe = await gateway.seen("short")
     assert "done" not in probe
 
 
@@ -74,7 +74,7 @@ async def test_errors_are_not_looked_at(gateway: Gateway, status: int, kind: str
         status, b'{"usage":{"prompt_tokens":1}}', content_type=kind
     )
     answer = await gateway.chat()
-    assert await gateway.metadata(answer.headers["x-request-id"], "llm.stream") == {}
+    assert await gateway.seen(answer.headers["x-request-id"]) == {}
 
 
 @pytest.mark.parametrize(
@@ -84,8 +84,9 @@ async def test_of_an_unreadable_answer_the_end_is_told(
     gateway: Gateway, headers: dict[str, str]
 ) -> None:
     """So that it settles as finished, by an estimate."""
-    gateway.providers["a"].answer = http_answer(200, b'{"usage":{"prompt_tokens":1}}', **headers)
+    body = b'{"usage":{"prompt_tokens":1}}'
+    gateway.providers["a"].answer = http_answer(200, body, **headers)
     async with gateway.client() as client, client.stream("POST", CHAT, content=b"{}") as answer:
         assert await anext(answer.aiter_raw())
-    probe = await gateway.metadata(answer.headers["x-request-id"], "llm.stream")
-    assert probe == {"done": True}
+    probe = await gateway.seen(answer.headers["x-request-id"])
+    assert probe == {"bytes": len(body), "done": 1}

@@ -3,8 +3,9 @@
 -- Knows: chunks and how much may be collected. Must not know: what they say.
 --
 -- Where the plan says `keep_bytes`, a complete 200 answer of at most so many bytes is written once, at
--- its end, as dynamic metadata `llm.answer`: body, and form (json or sse). The access log carries it. An
--- answer that grows too long, or comes while much is collected already, is let go of at once.
+-- its end, as dynamic metadata `llm.answer`: the body, named by its form (json or sse). The access log
+-- carries it. An answer that grows too long, or comes while much is collected already, is let go of at
+-- once.
 
 local HEAP_KB = 131072 -- of all that one worker's script has in memory, garbage included
 
@@ -35,9 +36,7 @@ local function tell_answer(handle, seen)
   seen.kept = nil
   -- Envoy would cut the value at a zero byte, which neither JSON nor SSE has.
   if string.find(body, "\0", 1, true) == nil then
-    local metadata = handle:streamInfo():dynamicMetadata()
-    metadata:set("llm.answer", "form", seen.form)
-    metadata:set("llm.answer", "body", body)
+    handle:streamInfo():dynamicMetadata():set("llm.answer", seen.form, body)
   end
 end
 

@@ -4,10 +4,11 @@
 -- calls. It parses no JSON but an event it may have to drop, and its work per chunk is bounded by the
 -- chunk: what it keeps between chunks is bounded by the limits below.
 --
--- Writes dynamic metadata `llm.stream`: ttfc_ms, events, usage, done. It is written as the chunks
--- pass, because the log must be right whenever the client leaves; the count of events, which only
--- estimates need, then lacks at most one in sixteen. Of what it cannot read (another type, a
--- compressed body) it tells the end alone.
+-- Writes dynamic metadata `llm.stream`, `seen`: a text of milliseconds to the first chunk (or -), events,
+-- the bytes they were in, 1 for an answer that ended, and what was used, a space between each. One text,
+-- because each value written takes Envoy longer than a chunk does. It is written as the chunks pass,
+-- because the log must be right whenever the client leaves; for the count alone, which only estimates
+-- need, when it has doubled. Of what it cannot read (another type, compressed) it tells the end alone.
 --
 -- keep.lua, before this in the same script, collects what passes where the plan asks for it.
 --
@@ -292,9 +293,13 @@ local function see_chunk(seen, text)
   return nil, usage_changed
 end
 
-local function set(handle, key, value)
+local function tell(handle, seen)
+  local done = seen.done and 1 or 0
+  local usage = seen.usage ~= nil and told_usage(seen) or ""
+  local text = string.format("%s %d %d %d %s", seen.first, seen.events, seen.bytes, done, usage)
   -- Fetched afresh, because handles kept over a chunk are out of scope.
-  handle:streamInfo():dynamicMetadata():set(NAMESPACE, key, value)
+  handle:streamInfo():dynamicMetadata():set(NAMESPACE, "seen", text)
+  seen.told, seen.told_bytes = seen.events, seen.bytes
 end
 
 -- What is still held when the answer ends goes out with its last chunk, which may be empty. After
@@ -308,16 +313,16 @@ local function flush(seen, chunk)
 end
 
 local function watch_events(handle, seen, started)
-  local first, latest, tell_at = true, nil, 1
+  local latest
   for chunk in handle:bodyChunks() do
     latest = chunk
     local size = chunk:length()
     if size > 0 then
-      if first then
-        first = false
-        local now = handle:timestamp(EnvoyTimestampResolution.MILLISECOND)
-        set(handle, "ttfc_ms", now - started)
+      local due = seen.bytes == 0
+      if due then
+        seen.first = tostring(handle:timestamp(EnvoyTimestampResolution.MILLISECOND) - started)
       end
+      seen.bytes = seen.bytes + size
       local done, text = seen.done, chunk:getBytes(0, size)
       if seen.kept ~= nil then
         keep(seen, text)
@@ -326,20 +331,13 @@ local function watch_events(handle, seen, started)
       if replaced ~= nil then
         chunk:setBytes(replaced)
       end
-      if seen.events >= tell_at then
-        set(handle, "events", seen.events)
-        tell_at = seen.events + math.floor(seen.events / 16) + 1
-      end
-      if usage_changed then
-        set(handle, "usage", told_usage(seen))
-      end
-      if seen.done and not done then
-        set(handle, "done", true)
+      if due or usage_changed or seen.done ~= done or seen.events > 2 * seen.told then
+        tell(handle, seen)
       end
     end
   end
-  if seen.events > 0 then
-    set(handle, "events", seen.events)
+  if seen.bytes ~= seen.told_bytes then
+    tell(handle, seen)
   end
   if seen.held_bytes > 0 then
     flush(seen, latest)
@@ -349,20 +347,25 @@ local function watch_events(handle, seen, started)
   end
 end
 
-local function watch_document(handle, seen, readable)
+jit.off(watch_events) -- compiled it takes longer: nearly all of it is calls of Envoy's functions
+
+local function watch_document(handle, seen, readable, announced)
   for chunk in handle:bodyChunks() do
-    local size = readable and chunk:length() or 0
-    if size > 0 then
+    local size = chunk:length()
+    seen.bytes = seen.bytes + size
+    if readable and size > 0 then
       local text = chunk:getBytes(0, size)
       if seen.kept ~= nil then
         keep(seen, text)
       end
-      if see_usage(seen, text) then
-        set(handle, "usage", seen.usage)
+      -- Of the last chunk the end will tell.
+      if see_usage(seen, text) and seen.bytes ~= announced then
+        tell(handle, seen)
       end
     end
   end
-  set(handle, "done", true)
+  seen.done = true
+  tell(handle, seen)
   if seen.kept ~= nil then
     tell_answer(handle, seen)
   end
@@ -377,12 +380,14 @@ function envoy_on_response(handle)
   if plan == nil or plan["suffix"] == nil then -- no provider's answer
     return
   end
-  local seen = { overlap = "", opening = "", usage = nil, whole = false, events = 0, done = false }
+  local seen = { overlap = "", opening = "", whole = false, done = false }
+  seen.first, seen.events, seen.bytes, seen.told, seen.told_bytes = "-", 0, 0, 0, 0
   local kind = headers:get("content-encoding") == nil and headers:get("content-type") or ""
   if find(kind, "text/event-stream", 1, true) ~= 1 then
     local readable = find(kind, "application/json", 1, true) == 1
     begin_keeping(seen, plan, headers, readable and "json" or nil)
-    return watch_document(handle, seen, readable)
+    local announced = headers:get("content-length")
+    return watch_document(handle, seen, readable, tonumber(announced))
   end
   begin_keeping(seen, plan, headers, "sse")
   seen.strip = plan["strip_usage"] == true
