@@ -18,17 +18,9 @@ from extproc.cache.replay import CannotTell, replay
 from extproc.cache.status import Fwd
 from extproc.cache_batch import Batched, is_batch, key_of, look_up
 from extproc.domain import Reply
-from extproc.gateway import (
-    NO_GRANT,
-    ONE_REQUEST,
-    Caching,
-    Gateway,
-    Hit,
-    Miss,
-    Planned,
-    reserve_request,
-)
+from extproc.gateway import Caching, Gateway, Hit, Miss, Planned
 from extproc.limits import Grant, Settlement
+from extproc.reserving import NO_GRANT, ONE_REQUEST, reserve_request
 
 Patience: TypeAlias = Callable[[float], Awaitable[None]]  # seconds that a reply may take from now
 REPLY_GRACE_S: Final = 2.0  # between giving up waiting and the reply

@@ -16,13 +16,14 @@ from extproc.cache import lookup
 from extproc.cache_batch import key_of
 from extproc.domain import PICO_USD_PER_USD, Head, KeyRecord, Principal, Target
 from extproc.errors import Denied
-from extproc.gateway import Gateway, Identified, Planned, reservation
+from extproc.gateway import Gateway, Identified, Planned
 from extproc.limits import US_PER_S, Standing, Unit
 from extproc.pipeline import endpoint_of, read, strictly
 from extproc.policies import quota, routing
 from extproc.policies.auth import ANONYMOUS
 from extproc.policies.filters import Ask
 from extproc.policies.strategies import expected_pico_usd
+from extproc.reserving import reservation
 
 CALL_ID: Final = "explained"
 _UNITS: Final[Mapping[Unit | None, str]] = {

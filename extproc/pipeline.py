@@ -34,13 +34,14 @@ from extproc.domain import (
     Reply,
 )
 from extproc.errors import Denied
-from extproc.gateway import Gateway, Hit, Identified, Miss, Planned, reserve
+from extproc.gateway import Gateway, Hit, Identified, Miss, Planned
 from extproc.limits import Settlement
 from extproc.policies import models, routing, strictness
 from extproc.policies.cooling import cool_s
 from extproc.policies.health import Health, is_failure
 from extproc.policies.trace import read as read_trace
 from extproc.record import Foreign, Record, decode
+from extproc.reserving import reserve
 from extproc.settlement import settle as settle_entry
 from extproc.settlement import settle_told, settlement_of
 from extproc.snapshot import Snapshot

@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 
 from msgspec.structs import replace
 
-from extproc import record, wire
+from extproc import recording, wire
 from extproc.domain import ENDPOINTS, MODELS_PATH, Dialect, Reply, Trace
 from extproc.errors import Denied, render
 from extproc.exchange import Event, OutOfOrder, State, advance
@@ -187,13 +187,13 @@ class Exchange:
             gateway.tracer.admitted(self._trace, self._began, gateway.clock())
         if isinstance(decided, Hit):
             self._inflight.add(decided.id, gateway.clock() + READING_S)
-            return wire.encode_hit(decided, record.encode_hit(decided, written(self._trace)))
+            return wire.encode_hit(decided, recording.encode_hit(decided, written(self._trace)))
         if decided.complete is not None:
             self._merging = Merging(decided.complete, self._dialect, self._request_id)
         plan = decided.plan
         arrived = gateway.health.planned(plan.attempts, gateway.steady())
         self._inflight.add(decided.id, gateway.clock() + plan.timeout_ms / 1000, ended=arrived)
-        return wire.encode_forward(decided, record.encode(decided, written(self._trace)))
+        return wire.encode_forward(decided, recording.encode(decided, written(self._trace)))
 
     def _of_attempt(self, watched: bool) -> Attempt:
         silence_s = self._gateway.snapshot.wait_ms / 1000

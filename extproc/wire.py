@@ -50,6 +50,10 @@ _SEE_ANSWER: Final = ext_proc_pb2.ProcessingResponse(
     )
 ).SerializeToString()
 _VARINT_BITS: Final = 0x7F  # seven bits a byte, the eighth says that more follow
+_TWO_BYTES: Final = 1 << 14
+_BYTES: Final = [bytes((number,)) for number in range(256)]
+# By name and size, of our own headers, whose texts are short; nothing a client makes long.
+_TOLD: Final[dict[str, dict[int, bytes]]] = {}
 _CLEAR_ROUTE_CACHE: Final = b"\x28\x01"  # CommonResponse field 5
 _DETAILS: Final = b"\x2a\x08llm_edge"  # ImmediateResponse field 5, for Envoy's own log
 _DYNAMIC_METADATA_TAG: Final = b"\x42"  # ProcessingResponse field 8, length-delimited
@@ -199,8 +203,11 @@ def _sized(data: bytes) -> bytes:
     return _size(len(data)) + data
 
 
-@lru_cache(maxsize=16384)  # most messages are a few KB
 def _size(size: int) -> bytes:
+    if size <= _VARINT_BITS:
+        return _BYTES[size]
+    if size < _TWO_BYTES:  # most messages are a few KB
+        return _BYTES[size & _VARINT_BITS | 0x80] + _BYTES[size >> 7]
     return _varint(size)
 
 
@@ -220,10 +227,15 @@ def _before(key: bytes, tag: bytes, size: int) -> bytes:
     return b"\x0a" + _varint(len(start) + size) + start
 
 
-@lru_cache(maxsize=4096)
 def _before_told(name: str, size: int) -> bytes:
     """Encode what stands before the text, of so many bytes, of a header for the answer."""
-    return _before(name.encode(), b"\x1a", size)
+    sizes = _TOLD.get(name)
+    if sizes is None:
+        sizes = _TOLD[name] = {}
+    found = sizes.get(size)
+    if found is None:
+        found = sizes[size] = _before(name.encode(), b"\x1a", size)
+    return found
 
 
 def _bool(key: bytes, value: bool) -> bytes:

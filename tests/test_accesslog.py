@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from extproc.accesslog import AccessLog
 from extproc.domain import Outcome
 from extproc.inflight import InFlight
-from extproc.record import encode
+from extproc.recording import encode
 from tests.calls import NOW, Watcher, forward, gateway
 
 

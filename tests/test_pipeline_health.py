@@ -11,7 +11,7 @@ from extproc.gateway import Gateway
 from extproc.pipeline import attempt_failed, settle
 from extproc.policies.breaker import Rules
 from extproc.policies.health import Health, TargetHealth
-from extproc.record import encode
+from extproc.recording import encode
 from tests.calls import NOW, call, forward, gateway, target
 
 A = target("a", "m")

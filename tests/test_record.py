@@ -12,7 +12,8 @@ from extproc.answers import Filling, Inputs, Told
 from extproc.domain import Price, Principal, Reply, once
 from extproc.gateway import Hit
 from extproc.limits import Hold
-from extproc.record import Attempt, Foreign, Record, decode, encode, encode_hit, price_of
+from extproc.record import Attempt, Foreign, Record, decode, price_of
+from extproc.recording import encode, encode_hit
 from tests.calls import call, forward, target
 from tests.kept import entry
 

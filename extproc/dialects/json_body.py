@@ -13,7 +13,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -27,7 +27,6 @@ MAX_MEMBERS: Final = 1024  # no API has 100 fields; a span each for 10 MB of mem
 # The lowest limit Python can be set to for int <-> str, so no setting of it changes an answer;
 # conversion is quadratic: 10 MB of 4,300-digit integers took 0.7 s of the event loop.
 MAX_NUMBER_DIGITS: Final = 640
-_COUNTED_BYTES: Final = 4096  # counting brackets costs less than visiting values up to about here
 _DIGIT_WINDOW: Final = MAX_NUMBER_DIGITS // 2  # a longer run covers one aligned window whole
 
 _decode: Final = msgspec.json.Decoder().decode
@@ -59,15 +58,18 @@ _NESTED_NAMES: Final = frozenset(
 )
 
 
-class Members(NamedTuple):
+class Members:
     """The top-level members of a body: decoded values, and where each value stands in the bytes.
 
     `object_start` is the offset just after the opening brace.
     """
 
-    values: dict[str, Any]
-    spans: dict[str, Span]
-    object_start: int
+    __slots__ = ("object_start", "spans", "values")
+
+    def __init__(self, values: dict[str, Any], spans: dict[str, Span], object_start: int) -> None:
+        self.values = values
+        self.spans = spans
+        self.object_start = object_start
 
 
 def members(body: bytes) -> Members:
@@ -156,7 +158,7 @@ def _strictly(body: bytes) -> dict[str, Any]:
         raise _bad(f"The request body is not valid JSON: {reason}.") from None
     if not isinstance(values, dict):
         raise _bad("The request body must be a JSON object.")
-    if _may_be_deep(body) and _is_deep(values):
+    if _is_deep(values):
         raise _too_deep()
     if len(values) > MAX_MEMBERS:
         raise _bad(f"The request body has more than {MAX_MEMBERS} top-level members.")
@@ -175,11 +177,6 @@ def _has_long_number(body: bytes) -> bool:
         if body[start : start + size].isdigit() and len(body) - start >= size:
             return _LONG_NUMBER.search(_STRING.sub(b"", body)) is not None
     return False
-
-
-def _may_be_deep(body: bytes) -> bool:
-    """Say whether a look at the values is needed; counting pays only where the body is small."""
-    return len(body) > _COUNTED_BYTES or body.count(b"{") + body.count(b"[") > MAX_DEPTH
 
 
 def _is_deep(root: dict[str, Any]) -> bool:

@@ -6,7 +6,6 @@ Knows: byte spans, and calls as far as they name some. Must not know: any API's 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import msgspec
@@ -16,7 +15,6 @@ from extproc.domain import Call, Span
 Edit: TypeAlias = tuple[Span, bytes]  # what to replace, and by what
 
 
-@dataclass(frozen=True, slots=True)
 class Rewritten:
     """A body as forwarded; `body` is None where the caller's bytes stay as they are.
 
@@ -24,9 +22,12 @@ class Rewritten:
     usage event of the stream was asked for by the gateway, so the caller must not see it.
     """
 
-    body: bytes | None
-    model_span: Span
-    strip_usage: bool
+    __slots__ = ("body", "model_span", "strip_usage")
+
+    def __init__(self, body: bytes | None, model_span: Span, strip_usage: bool) -> None:
+        self.body = body
+        self.model_span = model_span
+        self.strip_usage = strip_usage
 
 
 def splice(
@@ -44,7 +45,7 @@ def splice(
         edits = (*edits, (model_span, text))
         stop = start + len(text)
     if not edits:
-        return Rewritten(None, model_span, strip_usage=False)
+        return Rewritten(None, model_span, False)
     shift = sum(len(text) - at.stop + at.start for at, text in edits if at.start < start)
     pieces: list[bytes] = []
     done = 0

@@ -8,7 +8,7 @@ by `llm-edge explain`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
 
 from extproc.domain import Call, Model, Principal, Target
 from extproc.policies.health import Health
@@ -19,22 +19,55 @@ ALLOWED: Final = ""
 IMAGES: Final = "images"
 
 
-class Ask(NamedTuple):  # because a frozen dataclass takes 2 us to build, an eighth of a plan
+class Ask:
     """What one plan is made for. Token counts are estimates; `now` is a clock that never jumps.
 
-    `draw` is uniform in [0, 1).
+    `draw` is uniform in [0, 1). A plain class, because a compiled one is built and read as C.
     """
 
-    call: Call
-    principal: Principal
-    model: Model
-    strategy: str
-    pinned: str | None
-    prompt_tokens: int
-    output_tokens: int
-    health: Health
-    now: float
-    draw: float
+    __slots__ = (
+        *("call", "draw", "health", "model", "now", "output_tokens", "pinned", "principal"),
+        *("prompt_tokens", "strategy"),
+    )
+
+    def __init__(  # noqa: PLR0917 (its fields, and asked for by name)
+        self,
+        call: Call,
+        principal: Principal,
+        model: Model,
+        strategy: str,
+        pinned: str | None,
+        prompt_tokens: int,
+        output_tokens: int,
+        health: Health,
+        now: float,
+        draw: float,
+    ) -> None:
+        self.call = call
+        self.principal = principal
+        self.model = model
+        self.strategy = strategy
+        self.pinned = pinned
+        self.prompt_tokens = prompt_tokens
+        self.output_tokens = output_tokens
+        self.health = health
+        self.now = now
+        self.draw = draw
+
+    def of(self, model: Model) -> Ask:
+        """Return the same of another model."""
+        return Ask(
+            self.call,
+            self.principal,
+            model,
+            self.strategy,
+            self.pinned,
+            self.prompt_tokens,
+            self.output_tokens,
+            self.health,
+            self.now,
+            self.draw,
+        )
 
 
 Filter: TypeAlias = Callable[[Target, Ask], str]

@@ -23,7 +23,7 @@ from extproc.limits import (
     Unit,
     Window,
 )
-from extproc.policies.quota import Held, Windows, arrival_us, window_end_us
+from extproc.policies.quota import Held, Windows, arrival_us, of_three, window_end_us
 
 Headers: TypeAlias = tuple[tuple[str, bytes], ...]
 _Told: TypeAlias = tuple[int, bytes, int]  # what is left, of how much, until when
@@ -90,9 +90,9 @@ def limit_headers(
                 requests = left, b"%d" % rules.burst, tat
         ids, used = account.ids, account.used
         for text, slot, window, limit, told, of_tokens in rules.shown:
-            left = limit - used[slot] if ids[slot] == windows[window] else limit
+            left = limit - used[slot] if ids[slot] == of_three(windows, window) else limit
             left = max(left, 0)
-            end = ends[window]
+            end = of_three(ends, window)
             states.append(b"%b%d;t=%d" % (text, left, -((now_us - end) // US_PER_S)))
             if of_tokens:
                 if left < fewest_tokens:

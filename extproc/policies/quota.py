@@ -49,6 +49,13 @@ Held: TypeAlias = tuple[Account, Rules]
 Windows: TypeAlias = tuple[int, int, int]
 
 
+def of_three(three: tuple[int, int, int], index: int) -> int:
+    """Return `three[index]`; compiled, an index that varies would make the tuple anew each time."""
+    if index == 0:
+        return three[0]
+    return three[1] if index == 1 else three[2]
+
+
 class Refusal(msgspec.Struct, frozen=True, gc=False):
     """The limit that was hit; `wait_us` until it would not be, None where waiting cannot help."""
 
@@ -118,15 +125,15 @@ def decide(
                 refused = _longer(refused, Refusal(rules, None, late))
         ids, used = account.ids, account.used
         for slot, unit, window, limit, budget, meter in rules.counted:
-            left = limit - used[slot] if ids[slot] == windows[window] else limit
-            per = per_output[unit]
-            if per * wanted <= left - fixed[unit]:
+            left = limit - used[slot] if ids[slot] == of_three(windows, window) else limit
+            per, least = of_three(per_output, unit), of_three(fixed, unit)
+            if per * wanted <= left - least:
                 continue
             if not budget:
                 # A rate leaves its whole limit here, because the rest of it comes back soon.
                 left = limit
                 tight = True
-            room = left - fixed[unit]
+            room = left - least
             if per * output > room:
                 if per and room >= per:
                     output = room // per
@@ -178,11 +185,12 @@ def charge(
             account.tat_us = arrival_us(account, rules, now_us) + rules.interval_us
         ids, used = account.ids, account.used
         for slot, unit, window, _, _, _ in rules.counted:
-            if ids[slot] == windows[window]:
-                used[slot] += amount[unit]
+            current, more = of_three(windows, window), of_three(amount, unit)
+            if ids[slot] == current:
+                used[slot] += more
             else:
-                ids[slot] = windows[window]
-                used[slot] = amount[unit]
+                ids[slot] = current
+                used[slot] = more
         account.active += 1
 
 
@@ -202,8 +210,8 @@ def correct(held: Sequence[Held], change: tuple[int, int, int], windows: Windows
     for account, rules in held:
         ids, used = account.ids, account.used
         for slot, unit, window, _, _, _ in rules.counted:
-            if ids[slot] == windows[window]:
-                used[slot] += change[unit]
+            if ids[slot] == of_three(windows, window):
+                used[slot] += of_three(change, unit)
 
 
 def is_idle(account: Account, now_us: int, windows: Windows) -> bool:

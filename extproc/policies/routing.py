@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import ceil
-from typing import Final, NamedTuple
+from typing import Final
 
 from extproc.domain import Call, Head, Model, Plan, Principal, Target
 from extproc.errors import Denied
@@ -28,19 +28,29 @@ _TOO_MUCH: Final[Mapping[str, str]] = {
 }
 
 
-class Considered(NamedTuple):
+class Considered:
     """One model's targets, each with the reason it was refused for, `ALLOWED` where it was not."""
 
-    ask: Ask
-    verdicts: tuple[tuple[Target, str], ...]
+    __slots__ = ("ask", "verdicts")
+
+    def __init__(self, ask: Ask) -> None:
+        self.ask = ask
+        self.verdicts = [(target, verdict(target, ask)) for target in ask.model.targets]
+
+    def kept(self) -> list[Target]:
+        """Return the targets that are allowed."""
+        return [target for target, reason in self.verdicts if not reason]
 
 
-class Decision(NamedTuple):
+class Decision:
     """What was considered, and the allowed targets with their scores, first choice first."""
 
-    considered: tuple[Considered, ...]
-    ranked: Scored
-    strategy: str
+    __slots__ = ("considered", "ranked", "strategy")
+
+    def __init__(self, considered: list[Considered], ranked: Scored, strategy: str) -> None:
+        self.considered = considered
+        self.ranked = ranked
+        self.strategy = strategy
 
 
 def ask_for(
@@ -85,20 +95,16 @@ def ask_for(
 
 def decide(snapshot: Snapshot, ask: Ask) -> Decision:
     """Judge every target, rank those that are allowed; nothing is ranked where none is."""
-    here = Considered(ask, tuple([(target, verdict(target, ask)) for target in ask.model.targets]))
-    considered: tuple[Considered, ...] = (here,)
-    kept = [target for target, reason in here.verdicts if not reason]
+    here = Considered(ask)
+    considered = [here]
+    kept = here.kept()
     if not kept and ask.model.fallback and any(r == "context_window" for _, r in here.verdicts):
         for name in ask.model.fallback:
-            larger = ask._replace(model=snapshot.models[name])
-            there = Considered(
-                larger,
-                tuple([(target, verdict(target, larger)) for target in larger.model.targets]),
-            )
-            considered += (there,)
-            kept = [target for target, reason in there.verdicts if not reason]
+            there = Considered(ask.of(snapshot.models[name]))
+            considered.append(there)
+            kept = there.kept()
             if kept:
-                ask = larger
+                ask = there.ask
                 break
     ranked = STRATEGIES[ask.strategy](kept, ask) if kept else []
     return Decision(considered, ranked, ask.strategy)

@@ -10,7 +10,8 @@ import yaml
 
 from extproc.bundle.render import render
 from extproc.checks import rejected_bundle
-from extproc.record import beginning, encode
+from extproc.record import beginning
+from extproc.recording import encode
 from extproc.schema import Config
 from extproc.server import _new_id
 from tests.calls import forward, target

@@ -161,7 +161,8 @@ def test_every_filter_is_asked_and_the_first_refusal_is_told() -> None:
         {"now": NOW + 60},
     ):
         seen.append(verdict(poor, told))
-        told = told._replace(**change)
+        now = {name: getattr(told, name) for name in Ask.__slots__}
+        told = Ask(**{**now, **change})
     assert seen == [
         *("forbidden", "not_pinned", "lacks_tools", "context_window", "breaker_open", "cooling")
     ]
@@ -329,7 +330,7 @@ def test_a_thousand_calls_plan_five_attempts_at_a_dead_target_and_its_probes() -
 
 def test_the_question_carries_what_a_filter_asks() -> None:
     """The snapshot's part is resolved before: a filter looks nothing up but the target's health."""
-    assert set(Ask._fields) == {
+    assert set(Ask.__slots__) == {
         *("call", "principal", "model", "strategy", "pinned", "prompt_tokens", "output_tokens"),
         *("health", "now", "draw"),
     }
