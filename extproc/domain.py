@@ -9,7 +9,7 @@ build, which was 10 us of a call. `gc=False`, because none of them can be part o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, TypeAlias
 
@@ -179,12 +179,12 @@ class Price:
         return self.above
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(msgspec.Struct, frozen=True, gc=False, cache_hash=True):
     """One place that can serve a model: an Envoy cluster and the model's name there.
 
     `lacks` names what it cannot do, of what a call may need, and as `/name` the endpoints it has
     not; what nobody wrote down is taken as possible. `key` is what its health is kept under.
+    The hash is kept, because plans are looked up per call.
     """
 
     provider: str
@@ -193,16 +193,12 @@ class Target:
     price: Price | None
     max_retries: int = 0
     dialect: Dialect = "openai"
-    context_window: int | None = field(default=None, compare=False)
-    lacks: frozenset[str] = field(default=NOTHING_SPECIAL, compare=False)
-    key: str = field(default="", init=False, compare=False, repr=False)
+    context_window: int | None = None
+    lacks: frozenset[str] = NOTHING_SPECIAL
+    key: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "key", f"{self.provider}/{self.model}")
-
-    def __hash__(self) -> int:
-        # Because plans are looked up per call: two strings keep their hash, the rest does not.
-        return hash((self.provider, self.model))
+        msgspec.structs.force_setattr(self, "key", f"{self.provider}/{self.model}")
 
 
 def cluster_of(provider: str, dialect: Dialect, caller: Dialect) -> str:

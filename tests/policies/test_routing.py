@@ -141,18 +141,18 @@ def test_the_caller_may_choose_the_strategy(
 
 
 def test_weighted_without_any_weight_keeps_the_order() -> None:
-    model = Model("small", "priority", (NEVER, replace(NEVER, provider="nor this")))
+    model = Model("small", "priority", (NEVER, structs.replace(NEVER, provider="nor this")))
     assert planned(model, 0.9, x_llm_strategy="weighted").attempts == model.targets
 
 
 def test_a_pin_leaves_the_targets_of_that_provider() -> None:
-    other = replace(B, model="other")
+    other = structs.replace(B, model="other")
     model = Model("small", "priority", (A, B, C, other))
     assert planned(model, x_llm_provider="b").attempts == (B, other)
 
 
 def test_a_pinned_provider_has_the_retries_of_a_lone_target() -> None:
-    model = Model("small", "priority", (A, replace(B, max_retries=2)))
+    model = Model("small", "priority", (A, structs.replace(B, max_retries=2)))
     assert [t.provider for t in planned(model, x_llm_provider="b").attempts] == ["b"] * 3
 
 
@@ -169,7 +169,7 @@ def test_a_pinned_providers_targets_share_by_weight_among_themselves() -> None:
     ("retries", "count"), [(0, 1), (2, 3), (7, MAX_ATTEMPTS), (10, MAX_ATTEMPTS)]
 )
 def test_a_lone_target_is_tried_as_often_as_its_provider_allows(retries: int, count: int) -> None:
-    lone = replace(A, max_retries=retries)
+    lone = structs.replace(A, max_retries=retries)
     assert attempts_of((lone,)) == (lone,) * count
 
 

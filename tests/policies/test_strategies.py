@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from extproc.domain import Model, Price, Principal, Target
 from extproc.policies.health import Health
