@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
+import httpx
+import httpx2
 import pytest
 
 from tests.written import Write
 
 DATA_VARIABLE = "LLM_EDGE_TEST_DATA"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _certificates_read_once() -> Iterator[None]:
+    """Share TLS contexts among HTTP clients.
+
+    Each client makes one, for which it reads every root certificate, and each `httpx.get` makes a
+    client: 50 ms of CPU for a call of one.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for library in (httpx, httpx2):
+            name = f"{library.__name__}._transports.default.create_ssl_context"
+            patch.setattr(name, cache(library.create_ssl_context))
+        yield
 
 
 @pytest.fixture(scope="session")
