@@ -17,7 +17,8 @@ import psutil
 import pytest
 import yaml
 
-from tests.e2e.stack import free_port, wait_for
+from tests.e2e.ports import free_port
+from tests.e2e.stack import wait_for
 from tests.redis_server import RedisServer
 
 PROVIDER = {"dialect": "openai", "endpoint": "http://127.0.0.1:9/v1"}

@@ -15,7 +15,8 @@ from typing import Any, Final
 import httpx
 
 from .broken import Broken
-from .stack import SIMULATED, Stack
+from .config import SIMULATED
+from .stack import Stack
 
 CHAT: Final = "/v1/chat/completions"
 PATHS: Final = {"openai": CHAT, "anthropic": "/v1/messages"}

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -21,40 +20,19 @@ from typing import Any
 
 import httpx
 import yaml
+from click.testing import CliRunner
 
+from extproc.bundle.render import write as write_bundle
 from extproc.checks import envoy_binary
+from extproc.cli import main
+from extproc.config import load
+
+from .config import SIMULATED, default_config
+from .ports import free_port
 
 PATIENCE_S = 30.0
 TAIL_BYTES = 6000
-SIMULATED = {"a": "openai", "b": "openai", "c": "openai", "claude": "anthropic"}
-_given: set[int] = set()
-
-
-def free_port() -> int:
-    """Ask the kernel for a port nobody has."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port not in _given:  # because the kernel may offer one again before it is bound
-            _given.add(port)
-            return port
-
-
-def held_port() -> int:
-    """Take a port for whoever listens on it later: bound here, so that the kernel gives it nobody.
-
-    Linux lets another socket of this machine listen there that, as this one, may reuse addresses.
-    """
-    held = socket.socket()
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    held.bind(("127.0.0.1", 0))
-    _held.append(held)
-    port: int = held.getsockname()[1]
-    return port
-
-
-_held: list[socket.socket] = []  # until the tests are over
+PROVIDERS = Path(__file__).with_name("providers.py")
 
 
 def wait_for(what: str, probe: Callable[[], Any], patience_s: float = PATIENCE_S) -> Any:
@@ -175,9 +153,10 @@ class Stack:
 
     def create_key(self, name: str, *words: str, tier: str = "enterprise") -> str:
         """Create an API key and return it, once the processor knows it."""
-        printed = self.command("keys", "create", "--tier", tier, "--name", name, *words)
-        found = re.search(r"sk_[A-Za-z0-9_-]{43}", printed)
-        assert found is not None, printed
+        wanted = ["--config", str(self.file), "--tier", tier, "--name", name, *words]
+        done = CliRunner().invoke(main, ["keys", "create", *wanted])  # a process takes 0.3 s of CPU
+        found = re.search(r"sk_[A-Za-z0-9_-]{43}", done.stdout)
+        assert found is not None, done.output
         key = found[0]
 
         def known() -> bool:
@@ -272,67 +251,6 @@ class Stack:
             service.stop()
 
 
-def default_config(
-    directory: Path,
-    sims: Mapping[str, str],
-    port: int,
-    admin_port: int,
-    dialects: Mapping[str, str] = SIMULATED,
-) -> dict[str, Any]:
-    """Return a configuration with providers a, b, c, claude and one dead one.
-
-    `watched-a` and `watched-claude` are the same once more, with `stall_events`.
-    `sims` are the simulated providers' URLs, `dialects` what each of them speaks.
-    """
-    price = {"input": 0.15, "output": 0.60, "cached_input": 0.075}
-
-    def target(provider: str, model: str) -> dict[str, Any]:
-        return {"provider": provider, "model": model, "usd_per_million": price}
-
-    providers: dict[str, Any] = {
-        name: {"dialect": dialects[name], "endpoint": f"{url}/v1", "max_retries": 0}
-        for name, url in sims.items()
-    }
-    for name in ("a", "claude"):
-        providers[f"watched-{name}"] = {**providers[name], "stall_events": True}
-    providers["dead"] = {"dialect": "openai", "endpoint": f"http://127.0.0.1:{free_port()}/v1"}
-    # Nobody listens here but in the test of garbage.
-    providers["garbled"] = {
-        "dialect": "anthropic",
-        "endpoint": f"http://127.0.0.1:{held_port()}/v1",
-    }
-    return {
-        "server": {"port": port, "drain_seconds": 20},
-        "admin": {"port": admin_port},
-        "state": {"dir": str(directory / "state")},
-        # Because the tests share the providers: one's failures must not be the next one's plan.
-        "breaker": {"failures": 1000},
-        # Because they ask the same again and again, and what they are about happens upstream.
-        "cache": {"enabled": False},
-        "providers": providers,
-        "models": {
-            "gpt-4o-mini": {"targets": [target("a", "gpt-4o-mini")]},
-            "renamed": {"targets": [target("a", "upstream-name")]},
-            "text-embedding-3-small": {"targets": [target("a", "text-embedding-3-small")]},
-            "failover": {"targets": [target("b", "first"), target("a", "second-model")]},
-            "triple": {
-                "targets": [target("dead", "one"), target("b", "two-two"), target("c", "x")]
-            },
-            "doomed": {"targets": [target("dead", "one")]},
-            "claude": {"targets": [target("claude", "claude")]},
-            "watched": {"targets": [target("watched-a", "watched-model")]},
-            "watched-claude": {"targets": [target("watched-claude", "claude")]},
-            "claude-renamed": {"targets": [target("claude", "upstream-claude")]},
-            "to-claude": {"targets": [target("b", "b"), target("claude", "c")]},
-            "from-claude": {"targets": [target("claude", "c"), target("b", "b")]},
-            "garbled": {"targets": [target("garbled", "x"), target("a", "y")]},
-            "strict-claude": {"strict": True, "targets": [target("claude", "c")]},
-            "strict-either": {"strict": True, "targets": [target("claude", "c"), target("a", "a")]},
-            "unpriced": {"targets": [{"provider": "a", "model": "unpriced"}]},
-        },
-    }
-
-
 def start_stack(
     directory: Path,
     *,
@@ -344,14 +262,13 @@ def start_stack(
 ) -> Stack:
     """Start the simulated providers, the processor and Envoy in a fresh directory."""
     environment = {**os.environ, **(env or {})}
-    python = [sys.executable, "-m", "extproc.cli"]
-    services: list[Service] = []
-    sims: dict[str, str] = {}
-    for name, dialect in simulated.items():
-        port = free_port()
-        command = [*python, "simulate", "--port", str(port), "--name", name, "--dialect", dialect]
-        services.append(Service(f"sim-{name}", command, directory / f"sim-{name}.log"))
-        sims[name] = f"http://127.0.0.1:{port}"
+    ports = {name: free_port() for name in simulated}
+    sims = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+    providers = Service(
+        "providers",
+        [sys.executable, str(PROVIDERS), *(f"{n}={simulated[n]}:{ports[n]}" for n in simulated)],
+        directory / "providers.log",
+    )
     port, admin_port = free_port(), free_port()
     config = default_config(directory, sims, port, admin_port, simulated)
     config["server"]["transport"] = transport
@@ -361,15 +278,9 @@ def start_stack(
     file.write_text(yaml.safe_dump(config, sort_keys=False))
     bundle = directory / "state" / "envoy"
     bundle.mkdir(parents=True)
-    subprocess.run(
-        [*python, "bundle", "--config", str(file), "--out", str(bundle)],
-        check=True,
-        env=environment,
-        timeout=60,
-    )
     processor = Service(
         "processor",
-        [*python, "serve", "--config", str(file)],
+        [sys.executable, "-m", "extproc.cli", "serve", "--config", str(file)],
         directory / "processor.log",
         env=environment,
     )
@@ -385,11 +296,13 @@ def start_stack(
         cwd=bundle,
         env=environment,
     )
-    services += [processor, envoy]
+    services = [providers, processor, envoy]
     stack = Stack(directory, config, port, admin_port, processor, envoy, sims, services)
     try:
-        for service in services:
-            service.start()
+        providers.start()
+        processor.start()
+        write_bundle(load([file], environment), bundle)  # while those load
+        envoy.start()
         stack.wait_ready()
     except BaseException:
         stack.stop()

@@ -16,7 +16,8 @@ import httpx
 import psutil
 import pytest
 
-from .stack import Stack, free_port, wait_for
+from .ports import free_port
+from .stack import Stack, wait_for
 
 CHAT = "/v1/chat/completions"
 GOOD = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}]}

@@ -22,7 +22,8 @@ import yaml
 
 from tests.redis_server import RedisServer
 
-from .stack import Stack, free_port, start_stack, wait_for
+from .ports import free_port
+from .stack import Stack, start_stack, wait_for
 
 CHAT = "/v1/chat/completions"
 GOOD: dict[str, Any] = {

@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from extproc.transport import EXT_PROC, HEALTH, frames
 from extproc.transport.lane import LaneTransport
-from tests.e2e.stack import free_port
+from tests.e2e.ports import free_port
 from tests.transport.line import Line
 from tests.transport.scenarios import *  # noqa: F403
 from tests.transport.scenarios import (

@@ -15,7 +15,7 @@ import pytest
 
 from extproc.transport import EXT_PROC, HEALTH
 from extproc.transport.lane import LaneTransport
-from tests.e2e.stack import free_port
+from tests.e2e.ports import free_port
 
 from .scenarios import Inbox, Opened
 from .wire import message
