@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -63,12 +64,22 @@ class Gateway:
             return await client.post(CHAT, content=body, headers=fields)
 
     async def raw(self, data: bytes) -> bytes:
-        """Send bytes and return all that comes back until Envoy closes."""
+        """Send bytes and return all that comes back until Envoy closes.
+
+        After an answer whose length is told the client ends too: Envoy waits a second for that.
+        """
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(data)
         try:
             async with asyncio.timeout(PATIENCE_S):
-                return await reader.read()
+                try:
+                    answer = await reader.readuntil(b"\r\n\r\n")
+                    if length := re.search(rb"\r\ncontent-length: (\d+)\r\n", answer):
+                        answer += await reader.readexactly(int(length[1]))
+                        writer.write_eof()
+                    return answer + await reader.read()
+                except asyncio.IncompleteReadError as error:
+                    return (b"" if error.expected is None else answer) + error.partial
         finally:
             writer.close()
             with contextlib.suppress(ConnectionError):
