@@ -59,7 +59,7 @@ crash: setup ## Run the long variants: 100 kills, 100,000 callers that leave, mi
 	@LLM_EDGE_KILLS=100 LLM_EDGE_CANCELLATIONS=100000 LLM_EDGE_STRANGERS=1000000 \
 	  $(BIN)/python -m pytest --timeout 1800 tests/stores/test_journal.py \
 	  tests/stores/test_redis_ledger.py tests/stores/test_redis_flights.py \
-	  tests/test_strangers.py $(PYTEST_ARGS)
+	  tests/test_identity.py tests/test_strangers.py $(PYTEST_ARGS)
 	@LLM_EDGE_CACHE_INSERTS=1000000 $(BIN)/python -m pytest --timeout 1800 -s -k mixed_sizes \
 	  tests/stores/test_memory_answers.py $(PYTEST_ARGS)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import resource
 import tracemalloc
 from dataclasses import replace
@@ -36,6 +37,7 @@ from tests.tokens import (
     tampered,
 )
 
+STRANGERS = int(os.environ.get("LLM_EDGE_STRANGERS", "100000"))  # `make crash` sets a million
 KEY_ID, KEY = new_api_key(bytes(32))
 RECORD = KeyRecord(KEY_ID, digest_of(KEY), "ci", "acme", "free", None, None, 0.0, None, None)
 DIRECTORY = KeyDirectory.of([RECORD], 1)
@@ -227,10 +229,10 @@ async def test_only_keys_that_are_let_in_count_as_used() -> None:
     assert who.take_used() == {}
 
 
-async def test_a_million_wrong_keys_leave_nothing_behind() -> None:
+async def test_any_number_of_wrong_keys_leaves_nothing_behind() -> None:
     """Refuse any number of random keys without remembering one of them."""
     who = authenticator()
-    seeds = range(1_000_000)
+    seeds = range(STRANGERS)
 
     def refuse(seed: int) -> None:
         key = f"sk_{seed:043}"
@@ -256,7 +258,7 @@ async def test_a_million_wrong_keys_leave_nothing_behind() -> None:
         refuse(seed)
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert traced < 50_000  # five bytes a key would be a leak
-    assert after - before < 2_000  # KiB: two bytes a key
+    assert after - before < 2_000  # KiB: twenty bytes a key, two of a million
     assert who.take_used() == {}
 
 
