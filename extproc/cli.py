@@ -91,13 +91,13 @@ def serve(
             from extproc.workers import serve_workers
 
             sys.exit(_loop(serve_workers(config, config_paths, os.environ)))
-        from extproc.server import Worker
-        from extproc.server import serve as serve_processor
+        from extproc.loading import load
 
+        server = load("extproc.server")
         which = None
         if worker is not None and log_socket is not None:
-            which = Worker(worker, socket.socket(fileno=log_socket))
-        _loop(serve_processor(config, os.environ, which))
+            which = server.Worker(worker, socket.socket(fileno=log_socket))
+        _loop(server.serve(config, os.environ, which))
     except (OSError, sqlite3.Error, KeyStoreError) as error:
         raise Failed(str(error)) from None
     except ValueError as error:  # an issuer of tokens, or a secret, that cannot be used

@@ -45,7 +45,6 @@ from extproc.stores.redis_ledger import RedisLedger
 from extproc.stores.usage_log import SqliteUsageLog
 from extproc.telemetry.metrics import Metrics
 from extproc.transport import Transport
-from extproc.transport.grpcio import GrpcioTransport
 from extproc.transport.lane import LaneTransport
 
 if TYPE_CHECKING:
@@ -136,6 +135,9 @@ class Server:
         self._transport: Transport
         kind = config.server.transport
         if kind == "grpcio" or (kind == "auto" and config.server.processor_address):
+            # Not at the top, because sidecars need no gRPC library, which takes 0.06 s to load.
+            from extproc.transport.grpcio import GrpcioTransport  # noqa: PLC0415
+
             self._transport = GrpcioTransport(self._address(), streams, logs, limit)
         else:
             also = None if worker is None else worker.log_socket
@@ -149,6 +151,7 @@ class Server:
         # Because what was built above lives as long as the process: no collection need visit it.
         gc.collect()
         gc.freeze()
+        gc.enable()  # off since `extproc.loading`
         gc.set_threshold(GC_ALLOCATIONS, 20, 20)
         log.info("serving", extra={"address": self._address(), "admin_port": self._admin.port})
 

@@ -19,7 +19,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeAlias
 
 import hiredis
-from redis.connection import parse_url
 
 from extproc.stores import cluster
 from extproc.stores.cluster import Address
@@ -147,6 +146,9 @@ class Link:
 
         `slot`: the URL is of any node of a cluster, and the connection wanted is to this slot's.
         """
+        # Not at the top, because who keeps all in memory need not load the library: 0.1 s.
+        from redis.connection import parse_url  # noqa: PLC0415
+
         self._options: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
         self._slot = slot
         self._seats: deque[Address] = deque([self._seed()])  # nodes, the likeliest first
