@@ -9,7 +9,6 @@ could answer, the whole batch is sent instead, so that nothing keeps the call fr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from hashlib import blake2b
 from typing import Final
 
 import msgspec
@@ -19,7 +18,7 @@ from extproc.answers import Entry, Inputs
 from extproc.cache import embeddings, lookup
 from extproc.cache.asked import Asked
 from extproc.cache.embeddings import Batch, Part
-from extproc.cache.key import DIGEST_BYTES
+from extproc.cache.key import key_of
 from extproc.cache.lookup import Use
 from extproc.cache.recorded import CannotTell
 from extproc.dialects import openai
@@ -61,11 +60,6 @@ class Batched(msgspec.Struct, frozen=True, gc=False):
             expires_ms=min(entry.expires_ms, self.until_ms),
             body=self.part.complete(entry.body),
         )
-
-
-def key_of(digest: bytes, served_model: str) -> bytes:
-    """Return what the answer of a call is kept under that this model gave."""
-    return blake2b(served_model.encode(), key=digest, digest_size=DIGEST_BYTES).digest()
 
 
 def is_batch(planned: Planned) -> bool:

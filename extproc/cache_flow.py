@@ -12,15 +12,20 @@ from typing import Final
 
 from extproc.answers import End, Entry, Landing, Role
 from extproc.cache import lookup, status
+from extproc.cache.asked import Asked
 from extproc.cache.control import read as read_control
 from extproc.cache.lookup import Use
 from extproc.cache.reasons import Reason
 from extproc.cache.status import Fwd
 from extproc.cache_turn import Patience, Turn
+from extproc.dialects.json_body import Members
 from extproc.errors import Denied
 from extproc.gateway import NOT_ASKED, Gateway, Hit, Identified, Miss, Planned
 
 LEASE_GRACE_S: Final = 5.0  # from a call's time limit to its log entry
+_OFF: Final = Reason.OFF
+_LEAD: Final = Role.LEAD
+_ALONE: Final = Role.ALONE
 _FORWARDED: Final[dict[Use, tuple[str, Fwd]]] = {
     Use.MISS: ("miss", "miss"),
     Use.STALE: ("stale", "stale"),
@@ -29,35 +34,54 @@ _FORWARDED: Final[dict[Use, tuple[str, Fwd]]] = {
 }
 
 
-async def consult(gateway: Gateway, planned: Planned, patience: Patience) -> Hit | Miss:
+def asked_of(gateway: Gateway, planned: Planned, members: Members) -> Asked | None:
+    """Say what a call may have of the cache; None where there is none. `members` are its body's."""
+    identified = planned.identified
+    policy = identified.snapshot.cache
+    if gateway.caching is None or not policy.enabled:
+        return None
+    return lookup.ask(
+        policy, identified.head, identified.principal, planned.call, planned.body, members
+    )
+
+
+async def consult(
+    gateway: Gateway, planned: Planned, asked: Asked | None, patience: Patience
+) -> Hit | Miss:
     """Find the answer of a call that may be sent, or say what its own answer is to be.
 
-    Suspends for a remote store, and while an identical call is under way; then `patience` is asked
-    for. Raises Denied: a limit refuses, nothing else than a kept answer was wanted, time is over.
+    `asked` as `asked_of` says. Suspends for a remote store, and while an identical call is under
+    way; then `patience` is asked for. Raises Denied: a limit refuses, nothing else than a kept
+    answer was wanted, time is over.
     """
-    identified, call = planned.identified, planned.call
-    caching, policy = gateway.caching, identified.snapshot.cache
-    if caching is None or not policy.enabled:
-        _must_go_on(identified)
+    caching = gateway.caching
+    if caching is None or asked is None:
+        _must_go_on(planned.identified)
         return NOT_ASKED
-    asked = lookup.ask(policy, identified.head, identified.principal, call, planned.body)
     if asked.key is None:
-        _must_go_on(identified)
-        if asked.reason is Reason.OFF:
+        _must_go_on(planned.identified)
+        if asked.reason is _OFF:
             return NOT_ASKED
         gateway.observer.looked_up("bypass")
         return Miss(status.forwarded("bypass", detail=asked.reason))
     turn = Turn(gateway, caching, planned, asked, patience)
-    found = await turn.look_up()
+    # Coroutines last, because one costs more than what it does where nothing is waited for.
+    found: Hit | Use | None = turn.missed()
+    if found is None:
+        found = await turn.look_up()
     if isinstance(found, Hit):
         return found
     if asked.control.only_if_cached:
         raise _not_cached()
     result, fwd = _FORWARDED[found]
+    leads = False
     if asked.may_look_up and asked.may_store:
-        return await _collapse(turn, fwd, result)
+        lease_s = planned.plan.timeout_ms / 1000 + LEASE_GRACE_S
+        leads = caching.flights.lead(turn.key, planned.id, lease_s)
+        if not leads:
+            return await _collapse(turn, fwd, result, lease_s)
     gateway.observer.looked_up(result)
-    return turn.miss(fwd)
+    return turn.miss(fwd, leads=leads)
 
 
 def abandon(gateway: Gateway, miss: Miss, call_id: str) -> None:
@@ -66,23 +90,23 @@ def abandon(gateway: Gateway, miss: Miss, call_id: str) -> None:
         gateway.caching.flights.finish(miss.key, call_id, End.FAILED)
 
 
-async def _collapse(turn: Turn, fwd: Fwd, result: str) -> Hit | Miss:
+async def _collapse(turn: Turn, fwd: Fwd, result: str, lease_s: float) -> Hit | Miss:
     """Wait for an identical call's answer where one is under way, else lead the next."""
     gateway, plan, call_id = turn.gateway, turn.planned.plan, turn.planned.id
     patience_s = min(plan.timeout_ms, turn.planned.identified.snapshot.wait_ms) / 1000
-    landing: Landing = Role.ALONE
+    landing: Landing = _ALONE
     try:
         landing = await turn.caching.flights.join(
             turn.key,
             call_id,
-            lease_s=plan.timeout_ms / 1000 + LEASE_GRACE_S,
+            lease_s=lease_s,
             patience_s=patience_s,
             waits=turn.waits,
         )
         hit = None
         if isinstance(landing, Entry):
             hit = await turn.land(landing, fwd)
-        elif landing is Role.ALONE:
+        elif landing is _ALONE:
             hit = await turn.look_again(fwd)
         if hit is not None:
             turn.waited(1)
@@ -94,7 +118,7 @@ async def _collapse(turn: Turn, fwd: Fwd, result: str) -> Hit | Miss:
     waited_ms = None if turn.grant is None else round((gateway.steady() - turn.began) * 1000)
     miss = turn.miss(
         fwd,
-        leads=landing is Role.LEAD,
+        leads=landing is _LEAD,
         collapsed=None if waited_ms is None else False,
         waited_ms=waited_ms,
     )

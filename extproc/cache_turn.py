@@ -7,16 +7,16 @@ where answers are kept, protobuf, transports.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from http import HTTPStatus
 from typing import Final, TypeAlias
 
 from extproc.answers import STATUS_HEADER, Entry, Told
 from extproc.cache import lookup, status
 from extproc.cache.asked import Asked
+from extproc.cache.key import key_of
 from extproc.cache.lookup import Use
 from extproc.cache.replay import CannotTell, replay
 from extproc.cache.status import Fwd
-from extproc.cache_batch import Batched, is_batch, key_of, look_up
+from extproc.cache_batch import Batched, is_batch, look_up
 from extproc.domain import Reply
 from extproc.gateway import Caching, Gateway, Hit, Miss, Planned
 from extproc.limits import Grant, Settlement
@@ -24,6 +24,11 @@ from extproc.reserving import NO_GRANT, ONE_REQUEST, reserve_request
 
 Patience: TypeAlias = Callable[[float], Awaitable[None]]  # seconds that a reply may take from now
 REPLY_GRACE_S: Final = 2.0  # between giving up waiting and the reply
+_OK: Final = 200
+_HIT: Final = Use.HIT  # because to read a member of an enum takes 700 instructions
+_MISS: Final = Use.MISS
+_REFUSED: Final = Use.REFUSED
+_PARTIAL: Final = Use.PARTIAL
 
 
 class Turn:
@@ -34,7 +39,7 @@ class Turn:
     """
 
     __slots__ = (
-        *("_batched", "_came", "asked", "began", "caching", "gateway"),
+        *("_batched", "_came", "_near", "asked", "began", "caching", "gateway"),
         *("grant", "key", "patience", "planned"),
     )
 
@@ -48,11 +53,32 @@ class Turn:
         self.began = 0.0
         self._came = planned, asked
         self._batched: Batched | None = None
+        self._near: Entry | None = None
         self._send(planned, asked)
 
     def _send(self, planned: Planned, asked: Asked) -> None:
         self.planned, self.asked = planned, asked
         self.key = key_of(asked.key or b"", planned.plan.attempts[0].model)
+
+    def missed(self) -> Use | None:
+        """Say why the call is not answered, where that takes nobody's word; None: `look_up` does.
+
+        To be asked once, before `look_up`.
+        """
+        if is_batch(self.planned):
+            return None
+        asked = self.asked
+        if not asked.may_look_up:
+            return _REFUSED
+        answers, now_ms = self.caching.answers, self.now_ms()
+        entry = answers.lookup(self.key, now_ms)
+        if entry is None:
+            return None if answers.remote else _MISS
+        use = lookup.judge(entry, asked, now_ms)
+        if use is not _HIT:
+            return use
+        self._near = entry
+        return None
 
     async def look_up(self, fwd: Fwd | None = None) -> Hit | Use:
         """Return the answer where it is known, told as to a call that went on as `fwd`.
@@ -67,16 +93,20 @@ class Turn:
             self._send(batched.planned, batched.asked)
             entry = batched.whole
         elif asked.may_look_up:
-            entry = await self.caching.answers.get(self.key, self.now_ms())
+            answers, entry = self.caching.answers, self._near
+            if is_batch(planned):  # too long a one to be taken apart
+                entry = await answers.get(self.key, self.now_ms())
+            elif entry is None:
+                entry = await answers.fetch(self.key, self.now_ms())
         if not asked.may_look_up:
-            return Use.REFUSED
+            return _REFUSED
         use = self.judge(entry)
-        if entry is not None and use is Use.HIT:
+        if entry is not None and use is _HIT:
             hit = await self.told(entry, fwd)
             if hit is not None:
                 return hit
-            use = Use.MISS
-        return Use.PARTIAL if self._batched is not None and self._batched.part else use
+            use = _MISS
+        return _PARTIAL if self._batched is not None and self._batched.part else use
 
     async def look_again(self, fwd: Fwd) -> Hit | None:
         """Answer a batch whose like another process has had answered: its parts are kept by now.
@@ -90,7 +120,7 @@ class Turn:
 
     async def land(self, entry: Entry, fwd: Fwd) -> Hit | None:
         """Answer with what an identical call got, None where it will not do. Raises Denied."""
-        if self.judge(entry) is not Use.HIT:
+        if self.judge(entry) is not _HIT:
             return None
         if self._batched is not None:
             try:
@@ -190,7 +220,7 @@ class Turn:
             headers += (("request-id", identified.request_id.encode()),)
         result: Told = "hit" if fwd is None else "collapsed"
         self.gateway.observer.looked_up(result)
-        reply = Reply(HTTPStatus.OK, told.body, headers)
+        reply = Reply(_OK, told.body, headers)
         return Hit(planned.id, identified.principal, call, entry, result, reply)
 
     @property

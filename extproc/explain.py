@@ -13,7 +13,7 @@ from math import isfinite
 from typing import Any, Final
 
 from extproc.cache import lookup
-from extproc.cache_batch import key_of
+from extproc.cache.key import key_of
 from extproc.domain import PICO_USD_PER_USD, Head, KeyRecord, Principal, Target
 from extproc.errors import Denied
 from extproc.gateway import Gateway, Identified, Planned

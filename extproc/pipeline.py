@@ -11,11 +11,13 @@ from typing import Final
 from msgspec.structs import replace
 
 from extproc.answers import OVERHEAD_BYTES, STATUS_HEADER
+from extproc.cache.asked import Asked
 from extproc.cache_fill import fill, filling_of
-from extproc.cache_flow import abandon, consult
+from extproc.cache_flow import abandon, asked_of, consult
 from extproc.cache_turn import Patience
 from extproc.dialects import anthropic, openai
 from extproc.dialects.directions import DIRECTIONS
+from extproc.dialects.json_body import Members, members
 from extproc.domain import (
     ENDPOINTS,
     MODELS_PATH,
@@ -118,10 +120,16 @@ def greet(identified: Identified) -> Continue:
 
 def read(identified: Identified, body: bytes) -> Call:
     """Read the body in the caller's dialect. Raises Denied."""
+    return _read(identified, body)[0]
+
+
+def _read(identified: Identified, body: bytes) -> tuple[Call, Members]:
     if len(body) > identified.snapshot.max_request_bytes:
         raise _too_large(identified.snapshot)
-    call: Call = DIALECTS[identified.endpoint.dialect].read(identified.endpoint, body)
-    return call
+    endpoint = identified.endpoint
+    parsed = members(body)
+    call: Call = DIALECTS[endpoint.dialect].call_of(endpoint, parsed, len(body))
+    return call, parsed
 
 
 async def _as_long_as_it_takes(_seconds: float) -> None:
@@ -139,9 +147,26 @@ async def admit(
     `patience` asks the caller for that many seconds from now; it is awaited where more than a
     store's answer is waited for.
     """
-    snapshot = identified.snapshot
-    call = read(identified, body)
-    principal = identified.principal
+    planned, asked = _planned(gateway, identified, body)
+    # After all that may forbid the call, because an answer is no less than the call itself; before
+    # the limits, because a kept answer takes only a request of them.
+    found = await consult(gateway, planned, asked, patience)
+    if isinstance(found, Hit):
+        return found
+    try:
+        return await _forward(gateway, planned, found)
+    except BaseException:
+        abandon(gateway, found, planned.id)
+        raise
+
+
+def _planned(gateway: Gateway, identified: Identified, body: bytes) -> tuple[Planned, Asked | None]:
+    """Read and plan a call, and say what it may have of the cache. Raises Denied.
+
+    Apart from `admit`, because what the body was decoded to must not stay while the call waits.
+    """
+    snapshot, principal = identified.snapshot, identified.principal
+    call, parsed = _read(identified, body)
     ask = routing.ask_for(
         snapshot,
         identified.head,
@@ -155,16 +180,7 @@ async def admit(
     plan = routing.plan(snapshot, identified.head, ask)
     plan = strictly(snapshot, call, plan, body)
     planned = Planned(gateway.new_id(), identified, call, plan, body)
-    # After all that may forbid the call, because an answer is no less than the call itself; before
-    # the limits, because a kept answer takes only a request of them.
-    found = await consult(gateway, planned, patience)
-    if isinstance(found, Hit):
-        return found
-    try:
-        return await _forward(gateway, planned, found)
-    except BaseException:
-        abandon(gateway, found, planned.id)
-        raise
+    return planned, asked_of(gateway, planned, parsed)
 
 
 async def _forward(gateway: Gateway, planned: Planned, miss: Miss) -> Forward:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import ClassVar, Protocol, TypeAlias
 
 from extproc.answers import End, Entry, Landing
 from extproc.domain import Outcome, Principal, Trace
@@ -83,8 +83,16 @@ class Unlimited:
 class ResponseCache(Protocol):
     """Keep answers by key, within a bound of bytes. Failure mode: bypass, counted."""
 
+    remote: ClassVar[bool]  # False: what `lookup` does not find is nowhere
+
+    def lookup(self, key: bytes, now_ms: int) -> Entry | None:
+        """Return a fresh entry of those that this process keeps; never raises."""
+
+    async def fetch(self, key: bytes, now_ms: int) -> Entry | None:
+        """Return a fresh entry that `lookup` did not find; suspends, never raises."""
+
     async def get(self, key: bytes, now_ms: int) -> Entry | None:
-        """Return a fresh entry; suspends only for a remote store, never raises."""
+        """Return a fresh entry, wherever it is: `lookup`, else `fetch`."""
 
     async def get_many(self, keys: Sequence[bytes], now_ms: int) -> list[Entry | None]:
         """Return what `get` does for each key; one round trip for all where it is remote."""
@@ -108,6 +116,12 @@ async def unasked() -> None:
 
 class Coalescing(Protocol):
     """Have one of identical concurrent calls go upstream. Failure mode: each goes itself."""
+
+    def lead(self, key: bytes, call_id: str, lease_s: float) -> bool:
+        """Do what `join` does where a call leads and nobody is to be asked; False: it did nothing.
+
+        Never suspends: most calls are like no other, and a coroutine costs more than what it does.
+        """
 
     async def join(
         self, key: bytes, call_id: str, *, lease_s: float, patience_s: float, waits: Waits = unasked

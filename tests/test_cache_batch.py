@@ -323,6 +323,7 @@ async def test_who_was_not_told_looks_again(
         assert (await bench.ask(["a", "b"])).sent == ["a", "b"]
         return Role.ALONE
 
+    monkeypatch.setattr(bench.flights, "lead", lambda *_: False)
     monkeypatch.setattr(bench.flights, "join", ended_elsewhere)
     asked = await bench.ask(batch)
     assert (asked.sent, asked.got["data"]) == (sent, document(batch)["data"])

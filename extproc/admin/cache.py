@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from extproc.admin.report import ErrorReport, report
 from extproc.answers import PurgeFailed
 from extproc.ports import ResponseCache
-from extproc.stores.answers import AnswerStats
 from extproc.stores.flight_stats import FlightStats
+from extproc.stores.held import AnswerStats
 from extproc.stores.redis_answers import RemoteStats
 
 log: Final = logging.getLogger(__name__)

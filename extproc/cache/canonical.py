@@ -19,6 +19,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from extproc.dialects.json_body import Members
 from extproc.domain import EndpointName
 
 Values: TypeAlias = dict[str, Any]
@@ -162,6 +163,37 @@ def read(body: bytes) -> Values | None:
         return _decode(body)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
+
+
+def exact(members: Members, body: bytes) -> Values | None:
+    """Return what `read` does for the body that `dialects` took apart into these members.
+
+    `members` stay as they are. Pure; reads the body again only where a number with a fraction or an
+    exponent stands below the top.
+    """
+    decoded = members.values
+    values = decoded
+    for name, value in decoded.items():
+        kind = type(value)
+        if kind is float:
+            if values is decoded:
+                values = decoded.copy()
+            span = members.spans[name]
+            try:
+                values[name] = number(body[span.start : span.stop].decode())
+            except ValueError:
+                return None
+        elif (kind is dict or kind is list) and _has_float(value):
+            return read(body)
+    return values
+
+
+def _has_float(value: Any) -> bool:
+    for one in value.values() if type(value) is dict else value:
+        kind = type(one)
+        if kind is float or ((kind is dict or kind is list) and _has_float(one)):
+            return True
+    return False
 
 
 def form(endpoint: EndpointName, values: Values, *, api_defaults: bool = True) -> bytes | None:

@@ -10,112 +10,38 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from enum import Enum, auto
 from typing import Final, TypeAlias
 
 import msgspec
 
 from extproc.answers import Form
+from extproc.cache.ending_shapes import (
+    ABSENT,
+    Choices,
+    Embeddings,
+    Ending,
+    How,
+    Message,
+    MessageEvent,
+    Response,
+    ResponseEvent,
+    Said,
+    Typed,
+)
 from extproc.dialects.sse import Reader, TooLong
 
-
-class How(Enum):
-    """How the model stopped."""
-
-    COMPLETE = auto()
-    LENGTH = auto()  # at a bound of output tokens
-    FILTERED = auto()
-    REFUSED = auto()
-
-
-class Ending(msgspec.Struct, frozen=True, gc=False):
-    """`tools`: the client is asked to call some; `hosted`: the provider called some itself."""
-
-    how: How
-    tools: bool = False
-    hosted: bool = False
-
-
 _DATA: Final = re.compile(rb"^data: ?(.*)$", re.MULTILINE)
-_ABSENT: Final = msgspec.Raw(b"")
+_choices: Final = msgspec.json.Decoder(Choices).decode
+_message: Final = msgspec.json.Decoder(Message).decode
+_message_event: Final = msgspec.json.Decoder(MessageEvent).decode
+_response: Final = msgspec.json.Decoder(Response).decode
+_response_event: Final = msgspec.json.Decoder(ResponseEvent).decode
+_embeddings: Final = msgspec.json.Decoder(Embeddings).decode
 
-
-class _Said(msgspec.Struct, frozen=True, gc=False):
-    """A message, or what a chunk adds to it."""
-
-    refusal: str | None = None
-    tool_calls: list[msgspec.Raw] | None = None
-    function_call: msgspec.Raw = _ABSENT
-
-
-class _Choice(msgspec.Struct, frozen=True, gc=False):
-    finish_reason: str | None = None
-    index: int = 0
-    message: _Said | None = None
-    delta: _Said | None = None
-
-
-class _Choices(msgspec.Struct, frozen=True, gc=False):
-    choices: list[_Choice] = []
-    error: msgspec.Raw = _ABSENT
-
-
-class _Typed(msgspec.Struct, frozen=True, gc=False):
-    type: str
-
-
-class _Message(msgspec.Struct, frozen=True, gc=False):
-    type: str
-    stop_reason: str | None
-    content: list[_Typed]
-
-
-class _Stopped(msgspec.Struct, frozen=True, gc=False):
-    stop_reason: str | None = None
-
-
-class _MessageEvent(msgspec.Struct, frozen=True, gc=False):
-    type: str
-    content_block: _Typed | None = None
-    delta: _Stopped | None = None
-
-
-class _Item(msgspec.Struct, frozen=True, gc=False):
-    type: str
-    content: list[_Typed] | None = None
-
-
-class _Incomplete(msgspec.Struct, frozen=True, gc=False):
-    reason: str | None = None
-
-
-class _Response(msgspec.Struct, frozen=True, gc=False):
-    status: str
-    output: list[_Item]
-    incomplete_details: _Incomplete | None = None
-
-
-class _ResponseEvent(msgspec.Struct, frozen=True, gc=False):
-    type: str
-    response: _Response
-
-
-class _Embeddings(msgspec.Struct, frozen=True, gc=False):
-    data: list[_Embedding]
-
-
-class _Embedding(msgspec.Struct, frozen=True, gc=False):
-    index: int
-    embedding: msgspec.Raw
-
-
-_choices: Final = msgspec.json.Decoder(_Choices).decode
-_message: Final = msgspec.json.Decoder(_Message).decode
-_message_event: Final = msgspec.json.Decoder(_MessageEvent).decode
-_response: Final = msgspec.json.Decoder(_Response).decode
-_response_event: Final = msgspec.json.Decoder(_ResponseEvent).decode
-_embeddings: Final = msgspec.json.Decoder(_Embeddings).decode
-
+# By names of our own: to read a member of an enum takes 700 instructions.
+_COMPLETE: Final = How.COMPLETE
+_FILTERED: Final = How.FILTERED
+_REFUSED: Final = How.REFUSED
 _FINISH: Final = {
     "stop": How.COMPLETE,
     "length": How.LENGTH,
@@ -167,7 +93,7 @@ def _events(body: bytes) -> list[bytes]:
 
 
 def _is(value: msgspec.Raw) -> bool:
-    return value is not _ABSENT and bytes(value) != b"null"
+    return value is not ABSENT and bytes(value) != b"null"
 
 
 def _chat_document(body: bytes) -> Ending | None:
@@ -196,14 +122,14 @@ def _chat_stream(events: list[bytes]) -> Ending | None:
     return _chosen(finish, said)
 
 
-def _chosen(finish: str | None, said: Iterable[_Said]) -> Ending | None:
+def _chosen(finish: str | None, said: Iterable[Said]) -> Ending | None:
     how = _FINISH.get(finish or "")
     if how is None:
         return None
     tools = finish in _CALLS
     for one in said:
-        if one.refusal and how is not How.FILTERED:
-            how = How.REFUSED
+        if one.refusal and how is not _FILTERED:
+            how = _REFUSED
         # Because a call that was forced by `tool_choice` ends with `stop`.
         if one.tool_calls or _is(one.function_call):
             tools = True
@@ -233,7 +159,7 @@ def _messages_stream(events: list[bytes]) -> Ending | None:
     return _stopped(stop, blocks) if last == "message_stop" else None
 
 
-def _stopped(reason: str | None, blocks: Iterable[_Typed]) -> Ending | None:
+def _stopped(reason: str | None, blocks: Iterable[Typed]) -> Ending | None:
     how = _STOP_REASON.get(reason or "")
     if how is None:
         return None
@@ -255,23 +181,23 @@ def _responses_stream(events: list[bytes]) -> Ending | None:
     return _responded(last.response) if last.type in _LAST_EVENTS else None
 
 
-def _responded(found: _Response) -> Ending | None:
+def _responded(found: Response) -> Ending | None:
     how: How | None = None
     if found.status == "completed":
-        how = How.COMPLETE
+        how = _COMPLETE
     elif found.status == "incomplete" and found.incomplete_details is not None:
         how = _INCOMPLETE.get(found.incomplete_details.reason or "")
     if how is None:
         return None
     kinds = {item.type for item in found.output}
     parts = {part.type for item in found.output for part in item.content or ()}
-    if "refusal" in parts and how is not How.FILTERED:
-        how = How.REFUSED
+    if "refusal" in parts and how is not _FILTERED:
+        how = _REFUSED
     return Ending(how, bool(kinds & _CALL_ITEMS), bool(kinds - _TEXT_ITEMS - _CALL_ITEMS))
 
 
 def _embeddings_document(body: bytes) -> Ending | None:
-    return Ending(How.COMPLETE) if _embeddings(body).data else None
+    return Ending(_COMPLETE) if _embeddings(body).data else None
 
 
 _Document: TypeAlias = Callable[[bytes], Ending | None]

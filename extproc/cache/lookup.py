@@ -10,11 +10,13 @@ from enum import Enum, auto
 from typing import Final
 
 from extproc.answers import Entry
-from extproc.cache import canonical, control, rules
+from extproc.cache import canonical, rules
 from extproc.cache.asked import Asked
+from extproc.cache.control import ANYTHING, Control, read
 from extproc.cache.key import digest, scope_of, varying
 from extproc.cache.reasons import Reason
 from extproc.cache_policy import Policy
+from extproc.dialects.json_body import Members
 from extproc.domain import Call, Head, Principal
 
 # Of all of a call but its inputs, which is part of each one's key, times the inputs: 10 ms of the
@@ -32,34 +34,48 @@ class Use(Enum):
     PARTIAL = auto()  # some of the inputs of a batch
 
 
-def ask(policy: Policy, head: Head, principal: Principal, call: Call, body: bytes) -> Asked:
+_HIT: Final = Use.HIT
+_MISS: Final = Use.MISS
+_STALE: Final = Use.STALE
+_REFUSED: Final = Use.REFUSED
+
+
+def ask(  # noqa: PLR0917 (what a verdict is made of, all of it needed)
+    policy: Policy,
+    head: Head,
+    principal: Principal,
+    call: Call,
+    body: bytes,
+    members: Members | None = None,
+) -> Asked:
     """Decide what a call may have of the cache. Never raises for a body that `dialects` accepted.
 
     The caller's permission for the model is checked elsewhere, and must be before an answer is
-    given. Pure; 10 us for 1 KB of chat.
+    given. `members` are the body's, where it has been taken apart. Pure; 8 us for 1 KB of chat.
     """
     if not policy.enabled:
         return _without(Reason.OFF, head)
     endpoint = call.endpoint.name
+    model = call.model
     ttl_ms = policy.ttl_of(
-        call.model, principal.tier, principal.key_id, embeddings=endpoint == "embeddings"
+        model, principal.tier, principal.key_id, embeddings=endpoint == "embeddings"
     )
     if ttl_ms is None:
         return _without(Reason.OFF, head)
     if endpoint not in rules.CACHEABLE:
         return _without(Reason.ENDPOINT, head)
-    values = canonical.read(body)
+    values = canonical.read(body) if members is None else canonical.exact(members, body)
     if values is None:
         return _without(Reason.NOT_CANONICAL, head)
     reason = rules.bypass(policy, call, values)
     if reason is not None:
         return _without(reason, head)
-    api_defaults = policy.models[call.model].api_defaults
+    api_defaults = policy.models[model].api_defaults
     form = canonical.form(endpoint, values, api_defaults=api_defaults)
     if form is None:
         return _without(Reason.NOT_CANONICAL, head)
     key = _key(policy, head, principal, call, form)
-    return Asked(key, None, control.read(head.headers.get("cache-control", "")), ttl_ms)
+    return Asked(key, None, _control(head), ttl_ms)
 
 
 def ask_each(
@@ -91,14 +107,14 @@ def ask_each(
 def judge(entry: Entry | None, asked: Asked, now_ms: int) -> Use:
     """Say whether a call is answered with what was found under its key."""
     if entry is None:
-        return Use.MISS
+        return _MISS
     if remaining_ms(entry, asked, now_ms) <= 0:
-        return Use.STALE
+        return _STALE
     limit = asked.control.max_age_s
     # Because whoever says 0 wants none, and a clock that is behind must not give it one.
     if limit is not None and max(0, now_ms - entry.stored_ms) >= limit * 1000:
-        return Use.REFUSED
-    return Use.HIT
+        return _REFUSED
+    return _HIT
 
 
 def remaining_ms(entry: Entry, asked: Asked, now_ms: int) -> int:
@@ -107,7 +123,12 @@ def remaining_ms(entry: Entry, asked: Asked, now_ms: int) -> int:
 
 
 def _without(reason: Reason, head: Head) -> Asked:
-    return Asked(None, reason, control.read(head.headers.get("cache-control", "")))
+    return Asked(None, reason, _control(head))
+
+
+def _control(head: Head) -> Control:
+    written = head.headers.get("cache-control")
+    return read(written) if written else ANYTHING
 
 
 def _key(policy: Policy, head: Head, principal: Principal, call: Call, form: bytes) -> bytes:

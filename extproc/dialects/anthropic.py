@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from extproc.dialects.json_body import fit, members
+from extproc.dialects.json_body import Members, fit, members
 from extproc.dialects.needs import needs_of
 from extproc.dialects.openai_shapes import MAX_MODEL_CHARS, MAX_TOKENS
 from extproc.dialects.splice import Edit, Rewritten, bound_edits, splice
@@ -85,7 +85,11 @@ def read(endpoint: Endpoint, body: bytes) -> Call:
 
     Raises `Denied` (400) naming the field and what is legal there; content is never quoted.
     """
-    parsed = members(body)
+    return call_of(endpoint, members(body), len(body))
+
+
+def call_of(endpoint: Endpoint, parsed: Members, body_bytes: int) -> Call:
+    """Return what `read` does for a body of so many bytes whose members are read already."""
     stream, bound = False, 1
     if endpoint.name == "messages":
         shape = fit(parsed.values, _Create, _LEGAL)
@@ -103,7 +107,7 @@ def read(endpoint: Endpoint, body: bytes) -> Call:
         object_start=parsed.object_start,
         max_output_tokens=bound,
         choices=1,
-        text_bytes=len(body),
+        text_bytes=body_bytes,
         needs=needs_of(parsed.values),
         limit_spans=(parsed.spans["max_tokens"],) if endpoint.name == "messages" else (),
     )

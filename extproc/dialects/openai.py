@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from extproc.dialects.json_body import fit, members, spans
+from extproc.dialects.json_body import Members, fit, members, spans
 from extproc.dialects.needs import needs_of
 from extproc.dialects.openai_shapes import (
     LEGAL_BY_ENDPOINT,
@@ -48,7 +48,11 @@ def read(endpoint: Endpoint, body: bytes) -> Call:
 
     Raises `Denied` (400) naming the field and what is legal there; content is never quoted.
     """
-    parsed = members(body)
+    return call_of(endpoint, members(body), len(body))
+
+
+def call_of(endpoint: Endpoint, parsed: Members, body_bytes: int) -> Call:
+    """Return what `read` does for a body of so many bytes whose members are read already."""
     shape = fit(parsed.values, SHAPES[endpoint.name], LEGAL_BY_ENDPOINT[endpoint.name])
     stream = False
     wants_usage = False
@@ -86,7 +90,7 @@ def read(endpoint: Endpoint, body: bytes) -> Call:
         object_start=parsed.object_start,
         max_output_tokens=bound,
         choices=choices,
-        text_bytes=len(body),
+        text_bytes=body_bytes,
         limit_spans=_given(_BOUNDS[endpoint.name], parsed.spans),
         needs=needs_of(parsed.values),
         inputs=inputs,

@@ -20,12 +20,12 @@ import asyncio
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import ClassVar, Final
 
-import msgspec
 from moka_py import Moka
 
-from extproc.answers import Entry
+from extproc.answers import OVERHEAD_BYTES, Entry
+from extproc.stores.held import AnswerStats, Held
 from extproc.stores.purges import Purges
 
 MAX_MAIN_BYTES: Final = 2**32 - 1  # moka weighs in 32 bits
@@ -33,32 +33,9 @@ _BATCH: Final = 1_024  # entries a purge drops before it lets the loop go on: 1 
 _LASTING: Final = "embeddings"  # kept for hours and asked for seldom: idle time would end them all
 
 
-class AnswerStats(msgspec.Struct, frozen=True):
-    """What one store holds and did since the start; sizes in bytes by `Entry.weight`.
-
-    `evicted` made room for others, `declined` was too large or too old to take in.
-    """
-
-    entries: int
-    bytes: int
-    max_bytes: int
-    hits: int
-    misses: int
-    evicted: int
-    expired: int
-    purged: int
-    declined: int
-
-
-class _Held(msgspec.Struct, gc=False):
-    entry: Entry
-    touched_ms: int
-    idle_ms: int  # 0: as long as it lives
-
-    def fresh(self, now_ms: int) -> bool:
-        return now_ms < self.entry.expires_ms and (
-            not self.idle_ms or now_ms - self.touched_ms < self.idle_ms
-        )
+def _fresh(held: Held, now_ms: int) -> bool:
+    idle_ms = held.idle_ms
+    return now_ms < held.entry.expires_ms and (not idle_ms or now_ms - held.touched_ms < idle_ms)
 
 
 class MemoryAnswers:
@@ -67,6 +44,8 @@ class MemoryAnswers:
     Whether an entry is fresh is decided by the times it is asked with; moka's own clock only gives
     memory back.
     """
+
+    remote: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -80,21 +59,21 @@ class MemoryAnswers:
         self._clock = clock
         self._idle_ms = 0 if idle_s is None else round(idle_s * 1000)
         self._purges = Purges() if purges is None else purges
-        self._window: OrderedDict[bytes, _Held] = OrderedDict()
+        self._window: OrderedDict[bytes, Held] = OrderedDict()
         self._window_bytes = 0
         # Half, because a popular part that could take all would leave new answers no time to be
         # asked for a second time; on the traces that were tried a half loses least.
-        self._main: Moka[bytes, _Held] = Moka(
+        self._main: Moka[bytes, Held] = Moka(
             min(max_bytes // 2, MAX_MAIN_BYTES),
             policy="tiny_lfu",
-            weigher=lambda _, held: held.entry.weight,
+            weigher=_weight,
             eviction_listener=self._left,
         )
         # What moka said last. It is asked seldom, because each question lets go of the lock of the
         # interpreter, which another thread may take for long; of itself moka only gives bytes back.
         self._main_bytes = 0
-        self._in_main: dict[bytes, _Held] = {}  # moka cannot be walked, and a purge has to
-        self._offered: _Held | None = None
+        self._in_main: dict[bytes, Held] = {}  # moka cannot be walked, and a purge has to
+        self._offered: Held | None = None
         self._hits = self._misses = self._evicted = 0
         self._expired = self._purged = self._declined = 0
 
@@ -130,6 +109,10 @@ class MemoryAnswers:
             declined=self._declined,
         )
 
+    async def fetch(self, _key: bytes, _now_ms: int) -> Entry | None:
+        """Return nothing: all there is `lookup` finds."""
+        return None
+
     async def get(self, key: bytes, now_ms: int) -> Entry | None:
         """Return a fresh entry; never suspends."""
         return self.lookup(key, now_ms)
@@ -147,7 +130,7 @@ class MemoryAnswers:
         if held is None:
             self._misses += 1
             return None
-        if not held.fresh(now_ms) or self._purges.covers(held.entry):
+        if not _fresh(held, now_ms) or self._purges.covers(held.entry):
             self._drop(key)
             self._misses += 1
             return None
@@ -164,11 +147,11 @@ class MemoryAnswers:
     def keep(self, key: bytes, entry: Entry, now_ms: int) -> None:
         """Take an entry that is used now, as `put` does."""
         idle_ms = 0 if entry.endpoint == _LASTING else self._idle_ms
-        held = _Held(_shared(entry), now_ms, idle_ms)
-        weight = entry.weight
+        weight = len(entry.body) + OVERHEAD_BYTES
+        held = Held(_shared(entry), weight, now_ms, idle_ms)
         known = self._in_main.get(key) or self._window.get(key)
         if (
-            not held.fresh(now_ms)
+            not _fresh(held, now_ms)
             or weight > self._max_bytes
             or self._purges.covers(entry)
             or (known is not None and known.entry.stored_ms > entry.stored_ms)
@@ -194,9 +177,9 @@ class MemoryAnswers:
             if at % _BATCH == _BATCH - 1:
                 await asyncio.sleep(0)
 
-    def _promote(self, key: bytes, held: _Held, now_ms: int) -> None:
+    def _promote(self, key: bytes, held: Held, now_ms: int) -> None:
         """Offer what was hit to the main part; what that declines has been used all the same."""
-        weight = held.entry.weight
+        weight = held.weight
         self._in_main[key] = self._offered = held
         ttl_s = (held.entry.expires_ms - now_ms) / 1000
         self._main.set(key, held, ttl=ttl_s, tti=held.idle_ms / 1000 if held.idle_ms else None)
@@ -209,7 +192,7 @@ class MemoryAnswers:
         else:
             self._window.move_to_end(key)
 
-    def _left(self, key: bytes, held: _Held, cause: str) -> None:
+    def _left(self, key: bytes, held: Held, cause: str) -> None:
         """Note what moka let go of; it calls this within its own calls.
 
         What another one pushed out is first in the window to leave: it stays while there is room.
@@ -222,7 +205,7 @@ class MemoryAnswers:
         elif cause == "size" and held is not self._offered:
             self._window[key] = held
             self._window.move_to_end(key, last=False)
-            self._window_bytes += held.entry.weight
+            self._window_bytes += held.weight
 
     def _make_room(self, weight: int) -> bool:
         """Let the longest unused of the window go until so much fits; False where it cannot."""
@@ -236,7 +219,7 @@ class MemoryAnswers:
                 return False
         while self._window_bytes > limit:
             _, held = self._window.popitem(last=False)
-            self._window_bytes -= held.entry.weight
+            self._window_bytes -= held.weight
             self._evicted += 1
         return True
 
@@ -245,7 +228,7 @@ class MemoryAnswers:
         window = self._window
         while window:
             key = next(iter(window))
-            if window[key].fresh(now_ms):
+            if _fresh(window[key], now_ms):
                 return
             self._drop(key)
 
@@ -257,23 +240,32 @@ class MemoryAnswers:
         else:
             self._expired += 1
 
-    def _remove(self, key: bytes) -> _Held | None:
+    def _remove(self, key: bytes) -> Held | None:
         held = self._window.pop(key, None)
         if held is not None:
-            self._window_bytes -= held.entry.weight
+            self._window_bytes -= held.weight
             return held
         held = self._in_main.pop(key, None)
         self._main.remove(key)
         return held
 
 
+def _weight(_key: bytes, held: Held) -> int:
+    return held.weight
+
+
 def _shared(entry: Entry) -> Entry:
     """Return the entry with names that all entries share: decoded anew they cost 300 bytes each."""
-    return msgspec.structs.replace(
-        entry,
-        endpoint=sys.intern(entry.endpoint),
-        tenant=sys.intern(entry.tenant),
-        model=sys.intern(entry.model),
-        provider=sys.intern(entry.provider),
-        served_model=sys.intern(entry.served_model),
+    intern = sys.intern
+    return Entry(
+        intern(entry.endpoint),
+        intern(entry.tenant),
+        intern(entry.model),
+        intern(entry.provider),
+        intern(entry.served_model),
+        entry.stored_ms,
+        entry.expires_ms,
+        entry.form,
+        entry.usage,
+        entry.body,
     )

@@ -30,6 +30,9 @@ MAX_FOLLOWERS: Final = 2_000  # of one: no single prompt takes every place
 SWEEP_S: Final = 1.0
 
 Turn: TypeAlias = "asyncio.Future[Landing]"
+_LEAD: Final = Role.LEAD  # by names of our own: to read a member of an enum takes 700 instructions
+_ALONE: Final = Role.ALONE
+_UNSHARED: Final = End.UNSHARED
 
 
 class Where(Enum):
@@ -38,6 +41,9 @@ class Where(Enum):
     HERE = "here"  # nobody
     LEASED = "leased"  # it is led here, and every process sees the lease
     ELSEWHERE = "elsewhere"  # another process leads it
+
+
+_HERE: Final = Where.HERE
 
 
 class Flight:
@@ -49,7 +55,7 @@ class Flight:
         self.key = key
         self.leader = leader
         self.until = until
-        self.where = Where.HERE
+        self.where = _HERE
         self.timer: asyncio.TimerHandle | None = None
         self.waiting: OrderedDict[Turn, tuple[str, float]] = OrderedDict()  # id and lease_s
 
@@ -92,6 +98,13 @@ class Flights:
         """Return the flights that calls wait for."""
         return (one for one in self._flights.values() if one.waiting)
 
+    def lead(self, key: bytes, call_id: str, lease_s: float) -> bool:
+        """Lead where nobody does; False: it is for `join` to say."""
+        if self._begin(key, call_id, lease_s) is not _LEAD:
+            return False
+        self._led += 1
+        return True
+
     async def join(
         self,
         key: bytes,
@@ -110,20 +123,28 @@ class Flights:
         self, key: bytes, call_id: str, *, lease_s: float, patience_s: float, waits: Waits
     ) -> Landing:
         """Do what `join` does, where it is not decided yet that the call leads."""
+        flight = self._begin(key, call_id, lease_s)
+        if isinstance(flight, Role):
+            return flight
+        return await self._follow(flight, call_id, lease_s, patience_s, waits)
+
+    def _begin(self, key: bytes, call_id: str, lease_s: float) -> Flight | Role:
+        """Lead, where no flight is under way and there is room; return the flight to wait for."""
         flight = self._flights.get(key)
         now = asyncio.get_running_loop().time()
-        if flight is None or (flight.until <= now and not flight.waiting):
-            if flight is None and len(self._flights) >= MAX_FLIGHTS and not self._room(now):
-                return Role.ALONE
-            self._flights[key] = Flight(key, call_id, now + lease_s)
-            return Role.LEAD
-        return await self._follow(flight, call_id, lease_s, patience_s, waits)
+        if flight is None:
+            if len(self._flights) >= MAX_FLIGHTS and not self._room(now):
+                return _ALONE
+        elif flight.until > now or flight.waiting:
+            return flight
+        self._flights[key] = Flight(key, call_id, now + lease_s)
+        return _LEAD
 
     def count(self, landing: Landing) -> None:
         """Note what was decided for a call."""
-        if landing is Role.LEAD:
+        if landing is _LEAD:
             self._led += 1
-        elif landing is Role.ALONE:
+        elif landing is _ALONE:
             self._alone += 1
         else:
             self._landed += 1
@@ -164,8 +185,8 @@ class Flights:
             self._land(flight, end)
         elif flight.leader != call_id:
             return
-        elif end is End.UNSHARED:
-            self._land(flight, Role.ALONE)
+        elif end is _UNSHARED:
+            self._land(flight, _ALONE)
         elif self._elect(flight):
             return
         if flight.leader == call_id:
@@ -191,7 +212,7 @@ class Flights:
     ) -> Landing:
         full = len(flight.waiting) >= MAX_FOLLOWERS or self._waiting >= MAX_WAITING
         if full or patience_s <= 0:
-            return Role.ALONE
+            return _ALONE
         loop = asyncio.get_running_loop()
         turn: Turn = loop.create_future()
         flight.waiting[turn] = call_id, lease_s
@@ -205,7 +226,7 @@ class Flights:
             await waits()
             return await turn
         except BaseException:  # cancelled, or a limit allows no waiting
-            if turn.done() and not turn.cancelled() and turn.result() is Role.LEAD:
+            if turn.done() and not turn.cancelled() and turn.result() is _LEAD:
                 self.finish(flight.key, call_id, End.FAILED)
             raise
         finally:

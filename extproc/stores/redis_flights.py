@@ -85,6 +85,10 @@ class RedisFlights:
         """Forget what was never heard of again."""
         return self._here.sweep()
 
+    def lead(self, _key: bytes, _call_id: str, _lease_s: float) -> bool:
+        """Do nothing: Redis is to be asked."""
+        return False
+
     async def join(
         self,
         key: bytes,

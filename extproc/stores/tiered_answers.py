@@ -8,6 +8,7 @@ purge elsewhere is unknown here, at most until the entry's time is over. The pur
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 from extproc.answers import Entry
 from extproc.ports import Observer
@@ -17,6 +18,8 @@ from extproc.stores.redis_answers import RedisAnswers
 
 class TieredAnswers:
     """A `ResponseCache`; what it finds behind it keeps in front as well."""
+
+    remote: ClassVar[bool] = True
 
     def __init__(self, near: MemoryAnswers, far: RedisAnswers) -> None:
         self.near = near
@@ -57,14 +60,21 @@ class TieredAnswers:
         """Write what is queued, for a second at most, and close the connections."""
         await self.far.close()
 
+    def lookup(self, key: bytes, now_ms: int) -> Entry | None:
+        """Return a fresh entry that is in front."""
+        return self.near.lookup(key, now_ms)
+
+    async def fetch(self, key: bytes, now_ms: int) -> Entry | None:
+        """Return a fresh entry from behind, and keep it in front."""
+        entry = await self.far.get(key, now_ms)
+        if entry is not None:
+            self.near.keep(key, entry, now_ms)
+        return entry
+
     async def get(self, key: bytes, now_ms: int) -> Entry | None:
         """Return a fresh entry; suspends only where it is not in front."""
         entry = self.near.lookup(key, now_ms)
-        if entry is None:
-            entry = await self.far.get(key, now_ms)
-            if entry is not None:
-                self.near.keep(key, entry, now_ms)
-        return entry
+        return await self.fetch(key, now_ms) if entry is None else entry
 
     async def get_many(self, keys: Sequence[bytes], now_ms: int) -> list[Entry | None]:
         """Return fresh entries; asks once for all that are not in front."""

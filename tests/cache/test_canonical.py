@@ -15,12 +15,14 @@ from extproc.cache.canonical import (
     LEFT_OUT,
     SAYS_NOTHING,
     around_input,
+    exact,
     form,
     number,
     read,
 )
 from extproc.dialects import json_body
 from extproc.domain import EndpointName
+from extproc.errors import Denied
 from tests.cache import oracle, spellings
 
 ENDPOINTS: tuple[EndpointName, ...] = ("chat", "completions", "embeddings", "responses", "messages")
@@ -29,13 +31,26 @@ ENDPOINTS: tuple[EndpointName, ...] = ("chat", "completions", "embeddings", "res
 def text(
     body: str | bytes | dict[str, Any], endpoint: EndpointName = "chat", **more: bool
 ) -> bytes:
-    """Return the canonical text of a body that has one."""
+    """Return the canonical text of a body that has one, the same however it was read."""
     raw = json.dumps(body).encode() if isinstance(body, dict) else body
-    values = read(raw if isinstance(raw, bytes) else raw.encode())
+    raw = raw if isinstance(raw, bytes) else raw.encode()
+    values = read(raw)
     assert values is not None
     found = form(endpoint, values, **more)
     assert found is not None
+    taken_apart = _taken_apart(raw)
+    assert taken_apart is None or form(endpoint, taken_apart, **more) == found
     return found
+
+
+def _taken_apart(raw: bytes) -> dict[str, Any] | None:
+    try:
+        members = json_body.members(raw)
+    except Denied:  # deeper than a call may be, or a number of more digits
+        return None
+    values = exact(members, raw)
+    assert values is not None
+    return values
 
 
 @pytest.mark.parametrize(

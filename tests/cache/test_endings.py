@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from extproc.answers import Form
-from extproc.cache.endings import Ending, How, read
+from extproc.cache.ending_shapes import Ending, How
+from extproc.cache.endings import read
 from tests.cache.answers import (
     chat,
     chunks,

@@ -183,3 +183,26 @@ async def test_lost_flights_make_room(scene: Scene, monkeypatch: pytest.MonkeyPa
     await scene.join("3")
     assert (await scene.landings())["3"] is Role.LEAD
     assert len(scene.flights) == 1
+
+
+async def test_leading_at_once_is_joining_where_nobody_leads(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it says no it has done nothing: not counted, no place taken."""
+    monkeypatch.setattr(module, "MAX_FLIGHTS", 1)
+    flights = scene.flights
+    assert flights.lead(KEY, "a", LONG_S)
+    assert not flights.lead(KEY, "b", LONG_S)  # one is under way
+    assert not flights.lead(OTHER, "c", LONG_S)  # no place
+    await scene.join("d")
+    assert await scene.landings() == {"d": "waits"}
+    scene.finish("a", End.FAILED)
+    assert await scene.landings() == {"d": Role.LEAD}
+    assert not flights.lead(KEY, "e", LONG_S)
+    scene.finish("d", ANSWER)
+    assert flights.lead(KEY, "f", -1.0)
+    assert flights.lead(KEY, "g", LONG_S)  # of the last one nothing was heard in time
+    scene.finish("f", End.FAILED)
+    assert KEY in flights
+    stats = flights.stats()
+    assert (stats.flights, stats.led, stats.alone, stats.elected) == (1, 4, 0, 1)
