@@ -62,11 +62,6 @@ class Batched(msgspec.Struct, frozen=True, gc=False):
         )
 
 
-def is_batch(planned: Planned) -> bool:
-    """Say whether the inputs of a call are looked up one by one."""
-    return 1 < planned.call.inputs <= MAX_INPUTS
-
-
 async def look_up(
     gateway: Gateway, caching: Caching, planned: Planned, asked: Asked
 ) -> Batched | None:

@@ -26,6 +26,7 @@ LEASE_GRACE_S: Final = 5.0  # from a call's time limit to its log entry
 _OFF: Final = Reason.OFF
 _LEAD: Final = Role.LEAD
 _ALONE: Final = Role.ALONE
+_MISS: Final = Use.MISS
 _FORWARDED: Final[dict[Use, tuple[str, Fwd]]] = {
     Use.MISS: ("miss", "miss"),
     Use.STALE: ("stale", "stale"),
@@ -73,7 +74,10 @@ async def consult(
         return found
     if asked.control.only_if_cached:
         raise _not_cached()
-    result, fwd = _FORWARDED[found]
+    result = "miss"
+    fwd: Fwd = "miss"
+    if found is not _MISS:  # by far the most; to hash a member of an enum takes 700 instructions
+        result, fwd = _FORWARDED[found]
     leads = False
     if asked.may_look_up and asked.may_store:
         lease_s = planned.plan.timeout_ms / 1000 + LEASE_GRACE_S

@@ -63,28 +63,5 @@ class Policy:
         if self.secret and len(self.secret) < MIN_SECRET_BYTES:
             raise ValueError(f"cache.secret: write {MIN_SECRET_BYTES} bytes or more")
 
-    def ttl_of(self, model: str, tier: str, key_id: str, *, embeddings: bool) -> int | None:
-        """Return for how long an answer is good for this caller; None: the cache is off for it.
-
-        Off anywhere is off. The shortest time of model, tier and key takes the place of the
-        cache's own; an answer stored on longer terms is no older than that to this caller.
-        """
-        ttl = None
-        written = self.models.get(model)
-        if not self.enabled or written is None:
-            return None
-        for terms in (
-            written.terms,
-            self.tiers.get(tier, AS_USUAL),
-            self.keys.get(key_id, AS_USUAL),
-        ):
-            if not terms.enabled:
-                return None
-            if terms.ttl_ms is not None and (ttl is None or terms.ttl_ms < ttl):
-                ttl = terms.ttl_ms
-        if ttl is not None:
-            return ttl
-        return self.embeddings_ttl_ms if embeddings else self.ttl_ms
-
 
 OFF: Final = Policy(enabled=False)

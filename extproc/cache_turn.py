@@ -16,7 +16,7 @@ from extproc.cache.key import key_of
 from extproc.cache.lookup import Use
 from extproc.cache.replay import CannotTell, replay
 from extproc.cache.status import Fwd
-from extproc.cache_batch import Batched, is_batch, look_up
+from extproc.cache_batch import MAX_INPUTS, Batched, look_up
 from extproc.domain import Reply
 from extproc.gateway import Caching, Gateway, Hit, Miss, Planned
 from extproc.limits import Grant, Settlement
@@ -65,7 +65,7 @@ class Turn:
 
         To be asked once, before `look_up`.
         """
-        if is_batch(self.planned):
+        if _is_batch(self.planned):
             return None
         asked = self.asked
         if not asked.may_look_up:
@@ -87,14 +87,14 @@ class Turn:
         """
         planned, asked = self._came
         entry = batched = None
-        if is_batch(planned):
+        if _is_batch(planned):
             self._batched = batched = await look_up(self.gateway, self.caching, planned, asked)
         if batched is not None:
             self._send(batched.planned, batched.asked)
             entry = batched.whole
         elif asked.may_look_up:
             answers, entry = self.caching.answers, self._near
-            if is_batch(planned):  # too long a one to be taken apart
+            if _is_batch(planned):  # too long a one to be taken apart
                 entry = await answers.get(self.key, self.now_ms())
             elif entry is None:
                 entry = await answers.fetch(self.key, self.now_ms())
@@ -231,3 +231,8 @@ class Turn:
         if grant is not NO_GRANT:
             amount = ONE_REQUEST if requests else (0, 0, 0)
             self.gateway.ledger.settle(Settlement(id_, amount, certain=True, hold=grant.hold))
+
+
+def _is_batch(planned: Planned) -> bool:
+    """Say whether the inputs of a call are looked up one by one."""
+    return 1 < planned.call.inputs <= MAX_INPUTS

@@ -11,9 +11,10 @@ from typing import Final
 
 import msgspec
 
+from extproc.answers import Told
 from extproc.domain import Forward, Price, Target, once
 from extproc.gateway import Hit
-from extproc.record import Attempt, Record
+from extproc.record import Attempt
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -34,7 +35,7 @@ def encode(forward: Forward, trace: str = "") -> bytes:
         rest = _encode((forward.hold, forward.filling, "", True))
         shared = b"%b,%b" % (shared[:-1], rest[1:])
     elif forward.filling is not None:
-        hold = _encode(forward.hold)
+        hold = b"null" if forward.hold is None else _encode(forward.hold)
         shared = b"%b,%b,%b]" % (shared[:-1], hold, _encode(forward.filling))
     elif forward.hold is not None:
         shared = b"%b,%b]" % (shared[:-1], _encode(forward.hold))
@@ -44,20 +45,33 @@ def encode(forward: Forward, trace: str = "") -> bytes:
 def encode_hit(hit: Hit, trace: str = "") -> bytes:
     """Write the record of a call that a kept answer was told to."""
     call, principal, entry = hit.call, hit.principal, hit.entry
-    return _encode(
-        Record(
-            id=hit.id,
-            prompt_bytes=call.text_bytes,
-            trace=trace,
-            tenant=principal.tenant,
-            key_id=principal.key_id,
-            endpoint=call.endpoint.name,
-            model=call.model,
-            stream=call.stream,
-            attempts=[Attempt(entry.provider, entry.served_model, None)],
-            told=hit.told,
-        )
+    told = _told(
+        principal.tenant,
+        principal.key_id,
+        call.endpoint.name,
+        call.model,
+        call.stream,
+        entry.provider,
+        entry.served_model,
+        hit.told,
     )
+    return b'[%b,%d,"%b",%b' % (_encode(hit.id), call.text_bytes, trace.encode(), told)
+
+
+@lru_cache(maxsize=4096)  # keys by models
+def _told(  # noqa: PLR0917 (the cache's key is its arguments)
+    tenant: str,
+    key_id: str,
+    endpoint: str,
+    model: str,
+    stream: bool,
+    provider: str,
+    served_model: str,
+    told: Told,
+) -> bytes:
+    """Encode the members after the first three of a told answer, closing bracket included."""
+    attempts = [Attempt(provider, served_model, None)]
+    return _encode((tenant, key_id, endpoint, model, stream, attempts, None, None, told))[1:]
 
 
 @lru_cache(maxsize=4096)  # keys by models by orders of their targets; a miss costs 5 us

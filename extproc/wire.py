@@ -54,6 +54,7 @@ _TWO_BYTES: Final = 1 << 14
 _BYTES: Final = [bytes((number,)) for number in range(256)]
 # By name and size, of our own headers, whose texts are short; nothing a client makes long.
 _TOLD: Final[dict[str, dict[int, bytes]]] = {}
+_OPTIONS: Final[dict[str, dict[int, bytes]]] = {}  # likewise
 _CLEAR_ROUTE_CACHE: Final = b"\x28\x01"  # CommonResponse field 5
 _DETAILS: Final = b"\x2a\x08llm_edge"  # ImmediateResponse field 5, for Envoy's own log
 _DYNAMIC_METADATA_TAG: Final = b"\x42"  # ProcessingResponse field 8, length-delimited
@@ -128,10 +129,12 @@ def encode_continue(action: Continue) -> bytes:
 
 def encode_reply(reply: Reply) -> bytes:
     """Answer the client from the processor."""
-    headers = b"".join([_header(_name(name), value) for name, value in reply.headers])
+    headers = [
+        _before_option(name, len(value)) + value + _OVERWRITES for name, value in reply.headers
+    ]
     parts = (
-        _message(1, b"\x08" + _varint(reply.status)),
-        _message(2, headers),
+        _status(reply.status),
+        _message(2, b"".join(headers)),
         _message(3, reply.body),
         _DETAILS,
     )
@@ -163,7 +166,7 @@ def encode_forward(forward: Forward, record: bytes) -> bytes:
         span = forward.model_span
         call += _number(b"model_start", span.start) + _number(b"model_stop", span.stop)
     if forward.filling is not None:
-        call += _number(b"keep_bytes", forward.keep_bytes)
+        call += _keep_bytes(forward.keep_bytes)
     metadata = route + _struct(CALL, call + _string(b"record", record))
     if forward.headers:
         limits = [_before_told(name, len(value)) + value for name, value in forward.headers]
@@ -238,6 +241,17 @@ def _before_told(name: str, size: int) -> bytes:
     return found
 
 
+def _before_option(name: str, size: int) -> bytes:
+    """Encode what stands before the value, of so many bytes, of a header that overwrites."""
+    sizes = _OPTIONS.get(name)
+    if sizes is None:
+        sizes = _OPTIONS[name] = {}
+    found = sizes.get(size)
+    if found is None:
+        found = sizes[size] = _before_header(name.encode(), size)
+    return found
+
+
 def _bool(key: bytes, value: bool) -> bytes:
     return _entry(key, b"\x20\x01" if value else b"\x20\x00")
 
@@ -304,6 +318,16 @@ def _before_header(key: bytes, size: int) -> bytes:
     start = _message(1, key) + b"\x1a" + _varint(size)
     pair = b"\x0a" + _varint(len(start) + size) + start
     return b"\x0a" + _varint(len(pair) + size + len(_OVERWRITES)) + pair
+
+
+@lru_cache(maxsize=64)
+def _keep_bytes(most: int) -> bytes:
+    return _number(b"keep_bytes", most)
+
+
+@lru_cache(maxsize=256)
+def _status(code: int) -> bytes:
+    return _message(1, b"\x08" + _varint(code))
 
 
 @lru_cache(maxsize=64)

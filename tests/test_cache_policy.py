@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from extproc.cache.rules import ttl_of
 from extproc.cache_policy import OFF, ModelPolicy, Policy, Terms
 
 NO = Terms(enabled=False)
@@ -35,13 +36,13 @@ def short(ttl_ms: int) -> Terms:
 )  # fmt: skip
 def test_for_how_long_an_answer_is_good(change: dict[str, Any], ttl_ms: int | None) -> None:
     policy = Policy(**{"enabled": True, "models": {"m": ModelPolicy("v")}, **change})
-    assert policy.ttl_of("m", "free", "key_1", embeddings=False) == ttl_ms
+    assert ttl_of(policy, "m", "free", "key_1", embeddings=False) == ttl_ms
 
 
 def test_embeddings_have_a_time_of_their_own() -> None:
     policy = Policy(True, models={"m": ModelPolicy("v")})
-    assert policy.ttl_of("m", "free", "key_1", embeddings=True) == 3_600_000
-    assert OFF.ttl_of("m", "free", "key_1", embeddings=True) is None
+    assert ttl_of(policy, "m", "free", "key_1", embeddings=True) == 3_600_000
+    assert ttl_of(OFF, "m", "free", "key_1", embeddings=True) is None
 
 
 def test_a_short_secret_is_refused_and_none_is_shown() -> None:

@@ -57,9 +57,8 @@ def ask(  # noqa: PLR0917 (what a verdict is made of, all of it needed)
         return _without(Reason.OFF, head)
     endpoint = call.endpoint.name
     model = call.model
-    ttl_ms = policy.ttl_of(
-        model, principal.tier, principal.key_id, embeddings=endpoint == "embeddings"
-    )
+    embeds = endpoint == "embeddings"
+    ttl_ms = rules.ttl_of(policy, model, principal.tier, principal.key_id, embeddings=embeds)
     if ttl_ms is None:
         return _without(Reason.OFF, head)
     if endpoint not in rules.CACHEABLE:

@@ -43,11 +43,34 @@ CLIENT_TOOLS: Final = (None, "function", "custom")  # no set: a type that is a l
 _FORMS: Final[dict[str, Form]] = {"application/json": "json", "text/event-stream": "sse"}
 
 
+def ttl_of(policy: Policy, model: str, tier: str, key_id: str, *, embeddings: bool) -> int | None:
+    """Return for how long an answer is good for this caller; None: the cache is off for it.
+
+    Off anywhere is off. The shortest time of model, tier and key takes the place of the cache's
+    own; an answer stored on longer terms is no older than that to this caller.
+    """
+    written = policy.models.get(model)
+    if not policy.enabled or written is None:
+        return None
+    ttl_ms: int | None = None
+    for terms in (written.terms, policy.tiers.get(tier), policy.keys.get(key_id)):
+        if terms is None:
+            continue
+        if not terms.enabled:
+            return None
+        other_ms = terms.ttl_ms
+        if other_ms is not None and (ttl_ms is None or other_ms < ttl_ms):
+            ttl_ms = other_ms
+    if ttl_ms is not None:
+        return ttl_ms
+    return policy.embeddings_ttl_ms if embeddings else policy.ttl_ms
+
+
 def bypass(policy: Policy, call: Call, values: Values) -> Reason | None:
     """Return why a call has nothing to do with the cache; None where it may.
 
     `values` is the body as `canonical.read` gives it. Whether the cache is on for the caller is
-    asked before, of `Policy.ttl_of`.
+    asked before, of `ttl_of`.
     """
     endpoint = call.endpoint.name
     if endpoint not in CACHEABLE:
