@@ -49,13 +49,16 @@ def ttl_of(policy: Policy, model: str, tier: str, key_id: str, *, embeddings: bo
     Off anywhere is off. The shortest time of model, tier and key takes the place of the cache's
     own; an answer stored on longer terms is no older than that to this caller.
     """
-    written = policy.models.get(model)
-    if not policy.enabled or written is None:
+    models, tiers, keys = policy.models, policy.tiers, policy.keys
+    if not policy.enabled or model not in models:
         return None
+    every = [models[model].terms]
+    if tier in tiers:
+        every.append(tiers[tier])
+    if key_id in keys:
+        every.append(keys[key_id])
     ttl_ms: int | None = None
-    for terms in (written.terms, policy.tiers.get(tier), policy.keys.get(key_id)):
-        if terms is None:
-            continue
+    for terms in every:
         if not terms.enabled:
             return None
         other_ms = terms.ttl_ms
