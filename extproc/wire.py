@@ -166,7 +166,10 @@ def encode_forward(forward: Forward, record: bytes) -> bytes:
         call += _number(b"keep_bytes", forward.keep_bytes)
     metadata = route + _struct(CALL, call + _string(b"record", record))
     if forward.headers:
-        limits = [_before_told(name, len(value)) + value for name, value in forward.headers]
+        limits: list[bytes] = []
+        for name, value in forward.headers:
+            limits.append(_before_told(name, len(value)))
+            limits.append(value)  # joined at once, because each sum makes bytes anew
         metadata += _struct(LIMITS, b"".join(limits))
     retries = len(plan.attempts) - 1
     if forward.body is None:
