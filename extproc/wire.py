@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from google.protobuf.message import DecodeError
@@ -55,6 +55,11 @@ _TWO_BYTES: Final = 1 << 14
 _BYTES: Final = [bytes((number,)) for number in range(256)]
 # By name and size, of our own headers, whose texts are short; nothing a client makes long.
 _TOLD: Final[dict[str, dict[int, bytes]]] = {}
+# And by size, of the record and of two namespaces.
+MAX_SIZES: Final = 4096
+_RECORDS: Final[dict[int, bytes]] = {}
+_CALLS: Final[dict[int, bytes]] = {}
+_LIMITS: Final[dict[int, bytes]] = {}
 _CLEAR_ROUTE_CACHE: Final = b"\x28\x01"  # CommonResponse field 5
 _DETAILS: Final = b"\x2a\x08llm_edge"  # ImmediateResponse field 5, for Envoy's own log
 _DYNAMIC_METADATA_TAG: Final = b"\x42"  # ProcessingResponse field 8, length-delimited
@@ -205,29 +210,31 @@ def encode_forward(forward: Forward, record: bytes) -> bytes:
         call += _number(b"model_start", span.start) + _number(b"model_stop", span.stop)
     if forward.filling is not None:
         call += _number(b"keep_bytes", forward.keep_bytes)
-    metadata = route + _struct(CALL, call + _string(b"record", record))
+    # Joined at once and sized before, because each sum would make bytes anew.
+    before_record = _before_sized(_RECORDS, b"record", b"\x1a", len(record))
+    size = len(call) + len(before_record) + len(record)
+    before_call = _before_sized(_CALLS, CALL, b"\x2a", size)
+    parts = [b"", _DYNAMIC_METADATA_TAG, b"", route, before_call, call, before_record, record]
+    total = len(route) + len(before_call) + size
     if forward.headers:
-        limits: list[bytes] = []
+        at = len(parts)
+        parts.append(b"")
+        size = 0
         for name, value in forward.headers:
-            limits.append(_before_told(name, len(value)))
-            limits.append(value)  # joined at once, because each sum makes bytes anew
-        metadata += _struct(LIMITS, b"".join(limits))
+            before = _before_told(name, len(value))
+            parts.append(before)
+            parts.append(value)
+            size += len(before) + len(value)
+        parts[at] = _before_sized(_LIMITS, LIMITS, b"\x2a", size)
+        total += len(parts[at]) + size
+    parts[2] = _size(total)
     retries = len(plan.attempts) - 1
     if forward.body is None:
-        reply = _unchanged(retries, plan.timeout_ms, plan.first_byte_ms)
+        parts[0] = _unchanged(retries, plan.timeout_ms, plan.first_byte_ms)
     else:
         headers = _sending(retries, plan.timeout_ms, plan.first_byte_ms)
-        reply = _changed(headers, forward.body)
-    return reply + _DYNAMIC_METADATA_TAG + _sized(metadata)
-
-
-def set_headers(mutation: Any, headers: tuple[tuple[str, bytes], ...]) -> None:
-    """Overwrite headers in a HeaderMutation."""
-    for key, value in headers:
-        option = mutation.set_headers.add()
-        option.append_action = OVERWRITE
-        option.header.key = key
-        option.header.raw_value = value
+        parts[0] = _changed(headers, forward.body)
+    return b"".join(parts)
 
 
 # google.protobuf.Struct by hand: its Python wrapper costs ten times the rest of the reply.
@@ -269,6 +276,16 @@ def _before(key: bytes, tag: bytes, size: int) -> bytes:
     inner = tag + _varint(size) if tag else b""
     start = b"\x0a" + _sized(key) + b"\x12" + _varint(len(inner) + size) + inner
     return b"\x0a" + _varint(len(start) + size) + start
+
+
+def _before_sized(made: dict[int, bytes], key: bytes, tag: bytes, size: int) -> bytes:
+    """Return `_before` of the one key and tag that `made` is for."""
+    found = made.get(size)
+    if found is None:
+        found = _before(key, tag, size)
+        if len(made) < MAX_SIZES:
+            made[size] = found
+    return found
 
 
 def _before_told(name: str, size: int) -> bytes:

@@ -45,7 +45,12 @@ class Fields:
         tag = raw[at]
         at += 1
         if tag >= _MORE:
-            tag, at = _varint(raw, at - 1, end)
+            second = raw[at] if at < end else _MORE
+            if second < _MORE:  # of two bytes, as every longer one here is
+                tag = tag - _MORE + (second << _BITS)
+                at += 1
+            else:
+                tag, at = _varint(raw, at - 1, end)
         kind = tag & _KIND
         if kind == _SIZED:
             size = raw[at] if at < end else _MORE
@@ -93,5 +98,6 @@ def _varint(raw: bytes, at: int, end: int) -> tuple[int, int]:
         at += 1
         number |= (byte & ~_MORE) << shift
         if byte < _MORE:
-            return number & _64_BITS, at
+            # Because an operation with so large a number takes a hundred times as long.
+            return (number & _64_BITS if shift == _MAX_SHIFT else number), at
         shift += _BITS

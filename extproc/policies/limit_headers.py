@@ -13,7 +13,6 @@ from typing import Final, TypeAlias
 
 from extproc.limits import (
     DAY_US,
-    MAX_LIMIT,
     MINUTE_US,
     US_PER_MS,
     US_PER_S,
@@ -94,7 +93,7 @@ def limit_headers(
     requests_told: bytes | None = None
     tokens_told: bytes | None = None
     requests_text = tokens_text = b""
-    requests_left = tokens_left = MAX_LIMIT + 1
+    requests_left = tokens_left = 0
     requests_end = tokens_end = 0
     for account, rules in held:
         if rules.rate_shown and rules.interval_us:
@@ -104,7 +103,7 @@ def limit_headers(
             states.append(rules.rate_shown)
             states.append(text)
             states.append(_until((end - now_us + US_PER_S - 1) // US_PER_S))
-            if left < requests_left:
+            if requests_told is None or left < requests_left:
                 requests_left, requests_end = left, end
                 requests_told, requests_text = rules.rate_told, text
         ids, used = account.ids, account.used
@@ -118,10 +117,10 @@ def limit_headers(
             states.append(text)
             states.append(_until((end - now_us + US_PER_S - 1) // US_PER_S))
             if meter.counts == _TOKENS:
-                if left < tokens_left:
+                if tokens_told is None or left < tokens_left:
                     tokens_left, tokens_end = left, end
                     tokens_told, tokens_text = meter.told, text
-            elif left < requests_left:
+            elif requests_told is None or left < requests_left:
                 requests_left, requests_end = left, end
                 requests_told, requests_text = meter.told, text
     if not states:
