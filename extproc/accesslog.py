@@ -35,7 +35,7 @@ class AccessLog:
                 if entry is None:
                     self._gateway.observer.store_error("accesslog", "decode")
                     continue
-                if isinstance(entry, FailedAttempt):
+                if type(entry) is FailedAttempt:
                     attempt_failed(self._gateway, entry)
                     continue
                 outcome = settle(self._gateway, entry)

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, final
 
 import msgspec
 
 from extproc.answers import Complete, Filling, Told
-from extproc.limits import Hold
+from extproc.hold import Hold
 
 PICO_USD_PER_USD = 10**12  # prices of 1e-6 USD per million tokens stay whole numbers
 
@@ -313,6 +313,7 @@ class LogEntry(msgspec.Struct, frozen=True, gc=False):
     answer_form: str = ""
 
 
+@final
 class FailedAttempt(msgspec.Struct, frozen=True, gc=False):
     """One attempt that a provider did not answer well, as Envoy logs it when it ends.
 
@@ -388,6 +389,7 @@ class Forward(msgspec.Struct, frozen=True, gc=False):
     complete: Complete | None = None  # where the answer is a part of what the client is to get
 
 
+@final
 class Reply(msgspec.Struct, frozen=True, gc=False):
     """Answer the client from here."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, final
 
 import msgspec
 
@@ -94,6 +94,7 @@ class Miss(msgspec.Struct, frozen=True, gc=False):
 NOT_ASKED: Final = Miss()
 
 
+@final
 class Hit(msgspec.Struct, frozen=True, gc=False):
     """Tell the client a kept answer; `reply` is what it is told in."""
 

@@ -1,15 +1,17 @@
 """The nouns of limits: who is counted, what is counted, over which window; a call's reservation.
 
 Knows: names and numbers. Must not know: arithmetic, stores, the configuration or the wire.
+Plain classes, because this is compiled: what a call reads of one is then a field of a C struct,
+where an attribute of a msgspec Struct takes a hundred instructions.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Final, TypeAlias
+from typing import Final
 
-import msgspec
+from extproc.hold import Hold
 
 US_PER_S: Final = 1_000_000
 US_PER_MS: Final = 1_000
@@ -57,11 +59,13 @@ SLOTS: Final[tuple[tuple[str, Unit, Window, bool], ...]] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Meter:
     """One limit over a window: the counter at `slot` may not pass `limit`.
 
-    `label` is what answers and metrics call it: `key/requests_per_day`.
+    `label` is what answers and metrics call it: `key/requests_per_day`. `counts` and `over` are
+    unit and window as plain integers, because an index that is an enum's takes three times as
+    long; `text` is how the answer's headers begin to tell the meter, `told` the limit as text.
     """
 
     name: str
@@ -71,17 +75,19 @@ class Meter:
     window: Window
     budget: bool  # see SLOTS
     limit: int
+    counts: int = field(init=False, compare=False, repr=False)
+    over: int = field(init=False, compare=False, repr=False)
+    text: bytes = field(init=False, compare=False, repr=False)
+    told: bytes = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "counts", int(self.unit))
+        object.__setattr__(self, "over", int(self.window))
+        object.__setattr__(self, "text", b', "%b";r=' % self.label.encode())
+        object.__setattr__(self, "told", b"%d" % self.limit)
 
 
-# A counter as answers tell it: the beginning of its text, slot, window, limit, the limit as text,
-# is it of tokens.
-Shown: TypeAlias = tuple[bytes, int, int, int, bytes, bool]
-# A meter as the arithmetic reads it: slot, unit, window, limit, budget, itself. Plain integers,
-# because an index that is an enum's takes three times as long, and this is read for every call.
-Counted: TypeAlias = tuple[int, int, int, int, bool, Meter]
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rules:
     """The limits of one scope. A rate has one request per `interval_us` and a burst above it.
 
@@ -97,17 +103,14 @@ class Rules:
     rate_label: str = ""  # `key/requests_per_second`
     mask: int = 0  # a bit per slot that is charged
     rate_shown: bytes = b""  # how the answer's headers begin to tell the rate, empty: they do not
-    shown: tuple[Shown, ...] = ()
-    counted: tuple[Counted, ...] = field(init=False, compare=False, repr=False)
+    shown: tuple[Meter, ...] = ()  # what they tell besides
+    rate_told: bytes = field(init=False, compare=False, repr=False)  # the burst as text
 
     def __post_init__(self) -> None:
-        counted = tuple(
-            (m.slot, int(m.unit), int(m.window), m.limit, m.budget, m) for m in self.meters
-        )
-        object.__setattr__(self, "counted", counted)
+        object.__setattr__(self, "rate_told", b"%d" % self.burst)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Tier:
     """What callers of one tier meet, in order.
 
@@ -122,8 +125,8 @@ class Tier:
     policy: bytes = b""  # the RateLimit-Policy header
 
 
-class Ask(msgspec.Struct, frozen=True, gc=False):
-    """One call before admission. A Struct, because one is made for every call.
+class Ask:
+    """One call before admission.
 
     `dialect` and `policy` are for the headers of the answer. `subjects` are account names with
     their rules. `fixed` is what the call takes whatever it answers, by unit; `per_output` what each
@@ -131,36 +134,84 @@ class Ask(msgspec.Struct, frozen=True, gc=False):
     reservation is believed in without news.
     """
 
-    id: str
-    dialect: str
-    policy: bytes
-    subjects: tuple[tuple[str, Rules], ...]
-    fixed: tuple[int, int, int]
-    per_output: tuple[int, int, int]
-    output: int
-    lease_us: int
+    __slots__ = (
+        *("dialect", "fixed", "id", "lease_us", "output"),
+        *("per_output", "policy", "subjects"),
+    )
+
+    def __init__(  # noqa: PLR0917 (by place, because it is made for every call)
+        self,
+        id: str,  # noqa: A002 (the contract's name)
+        dialect: str,
+        policy: bytes,
+        subjects: tuple[tuple[str, Rules], ...],
+        fixed: tuple[int, int, int],
+        per_output: tuple[int, int, int],
+        output: int,
+        lease_us: int,
+    ) -> None:
+        self.id = id
+        self.dialect = dialect
+        self.policy = policy
+        self.subjects = subjects
+        self.fixed = fixed
+        self.per_output = per_output
+        self.output = output
+        self.lease_us = lease_us
+
+    def of(self, subjects: tuple[tuple[str, Rules], ...]) -> Ask:
+        """Return the same call under other rules."""
+        return Ask(
+            self.id,
+            self.dialect,
+            self.policy,
+            subjects,
+            self.fixed,
+            self.per_output,
+            self.output,
+            self.lease_us,
+        )
 
 
-class Hold(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A reservation as it travels with its call, so that any process can settle it.
+class Grant:
+    """What an admitted call may have, and what its answer says about the caller's limits.
 
-    `accounts` are names with a bit per charged slot; `amount` and `windows` as they were charged.
+    `hold` is the reservation where the ledger does not keep it itself.
     """
 
-    accounts: tuple[tuple[str, int], ...]
-    amount: tuple[int, int, int]
-    windows: tuple[int, int, int]
+    __slots__ = ("headers", "hold", "output")
+
+    def __init__(
+        self, output: int, headers: tuple[tuple[str, bytes], ...], hold: Hold | None = None
+    ) -> None:
+        self.output = output
+        self.headers = headers
+        self.hold = hold
 
 
-class Grant(msgspec.Struct, frozen=True, gc=False):
-    """What an admitted call may have, and what its answer says about the caller's limits."""
+class Settlement:
+    """What an admitted call came to, by unit.
 
-    output: int
-    headers: tuple[tuple[str, bytes], ...]
-    hold: Hold | None = None
+    `certain` says that a provider counted; an estimate never exceeds what was reserved.
+    """
+
+    __slots__ = ("amount", "certain", "hold", "id")
+
+    def __init__(
+        self,
+        id: str,  # noqa: A002 (the contract's name)
+        amount: tuple[int, int, int],
+        certain: bool,
+        hold: Hold | None = None,
+    ) -> None:
+        self.id = id
+        self.amount = amount
+        self.certain = certain
+        self.hold = hold
 
 
-class Standing(msgspec.Struct, frozen=True, gc=False):
+@dataclass(frozen=True)
+class Standing:
     """One limit as a call would find it, which charges nothing.
 
     `limit`, `used` and `left` are of now, `asked` is what the call would take: requests, tokens or
@@ -176,18 +227,6 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
     asked: int
     resets_us: int | None
     refuses: bool
-
-
-class Settlement(msgspec.Struct, frozen=True, gc=False):
-    """What an admitted call came to, by unit.
-
-    `certain` says that a provider counted; an estimate never exceeds what was reserved.
-    """
-
-    id: str
-    amount: tuple[int, int, int]
-    certain: bool
-    hold: Hold | None = None
 
 
 UNLIMITED: Final = Tier((), bounded=False, priced=False, by_address=False)

@@ -13,7 +13,7 @@ import msgspec
 
 from extproc.answers import Filling, Told
 from extproc.domain import Price
-from extproc.limits import Hold
+from extproc.hold import Hold
 
 
 class Attempt(msgspec.Struct, array_like=True, frozen=True):

@@ -11,8 +11,6 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
-import msgspec
-
 from extproc.dialects import anthropic
 from extproc.gateway import Gateway, Identified, Planned
 from extproc.limits import US_PER_MS, Ask, Grant, Rules, Tier
@@ -54,8 +52,7 @@ async def reserve(gateway: Gateway, planned: Planned, *, waited: bool = False) -
     if ask is None:
         return NO_GRANT
     if waited:
-        subjects = tuple([(name, _without_rate(rules)) for name, rules in ask.subjects])
-        ask = msgspec.structs.replace(ask, subjects=subjects)
+        ask = ask.of(tuple([(name, _without_rate(rules)) for name, rules in ask.subjects]))
     return await gateway.ledger.admit(ask)
 
 

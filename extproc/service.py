@@ -160,7 +160,7 @@ class Exchange:
         self._endpoint = endpoint.name if endpoint else _endpoint_label(head.path)
         self._dialect = dialect_of(head)
         decided = await identify(self._gateway, head, self._request_id)
-        if isinstance(decided, Reply):
+        if type(decided) is Reply:
             self._state = advance(self._state, Event.ANSWERED)
             return wire.encode_reply(decided)
         self._identified = decided
@@ -185,7 +185,7 @@ class Exchange:
         decided = await admit(gateway, identified, body, patience)
         if self._trace is not None and gateway.tracer is not None:
             gateway.tracer.admitted(self._trace, self._began, gateway.clock())
-        if isinstance(decided, Hit):
+        if type(decided) is Hit:
             self._inflight.add(decided.id, gateway.clock() + READING_S)
             return wire.encode_hit(decided, recording.encode_hit(decided, written(self._trace)))
         if decided.complete is not None:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Final
 
 from extproc.domain import PICO_USD_PER_USD
-from extproc.limits import SLOTS, US_PER_S, Meter, Rules, Scope, Shown, Tier, Unit
+from extproc.limits import SLOTS, US_PER_S, Meter, Rules, Scope, Tier, Unit
 from extproc.policies.limit_headers import policy_of
 from extproc.schema import Config
 from extproc.schema import Tier as Written
@@ -79,15 +79,8 @@ def rules_of(scope: Scope, written: Written | None) -> Rules | None:
         tuple(meters),
         f"{prefix}/requests_per_second",
         sum(1 << meter.slot for meter in meters),
-        b'"%b/requests_per_second";r=' % prefix.encode() if scope is not Scope.GLOBAL else b"",
-        tuple([_shown(meter) for meter in meters if meter.unit is not Unit.PICO_USD])
+        b', "%b/requests_per_second";r=' % prefix.encode() if scope is not Scope.GLOBAL else b"",
+        tuple([meter for meter in meters if meter.unit is not Unit.PICO_USD])
         if scope is not Scope.GLOBAL
         else (),
     )
-
-
-def _shown(meter: Meter) -> Shown:
-    text = b'"%b";r=' % meter.label.encode()
-    limit = meter.limit
-    told = b"%d" % limit
-    return text, meter.slot, int(meter.window), limit, told, meter.unit is Unit.TOKENS

@@ -6,10 +6,9 @@ or the loop. Source: envoy.service.ext_proc.v3 (extproc/pb/*.proto).
 
 from __future__ import annotations
 
-import struct
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from google.protobuf.message import DecodeError
@@ -26,7 +25,21 @@ from extproc.domain import (
 )
 from extproc.gateway import Hit
 from extproc.pb import core_pb2, ext_proc_pb2, processing_mode_pb2
+from extproc.wire_fields import Fields, fields
 from extproc.wire_headers import read_pairs
+from extproc.wire_write import (
+    before,
+    bool_entry,
+    list_entry,
+    message,
+    number_entry,
+    size_of,
+    sized,
+    string_entry,
+    struct_entry,
+    text_value,
+    varint,
+)
 
 OVERWRITE: Final = core_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 MODEL_HEADER: Final = "x-upstream-model"  # on every attempt's request: its target's name
@@ -49,12 +62,14 @@ _SEE_ANSWER: Final = ext_proc_pb2.ProcessingResponse(
         response_trailer_mode=processing_mode_pb2.ProcessingMode.SKIP,
     )
 ).SerializeToString()
-_VARINT_BITS: Final = 0x7F  # seven bits a byte, the eighth says that more follow
-_TWO_BYTES: Final = 1 << 14
-_BYTES: Final = [bytes((number,)) for number in range(256)]
 # By name and size, of our own headers, whose texts are short; nothing a client makes long.
 _TOLD: Final[dict[str, dict[int, bytes]]] = {}
 _OPTIONS: Final[dict[str, dict[int, bytes]]] = {}  # likewise
+# By size, of the record and of two namespaces.
+MAX_SIZES: Final = 4096
+_RECORDS: Final[dict[int, bytes]] = {}
+_CALLS: Final[dict[int, bytes]] = {}
+_LIMITS: Final[dict[int, bytes]] = {}
 _CLEAR_ROUTE_CACHE: Final = b"\x28\x01"  # CommonResponse field 5
 _DETAILS: Final = b"\x2a\x08llm_edge"  # ImmediateResponse field 5, for Envoy's own log
 _DYNAMIC_METADATA_TAG: Final = b"\x42"  # ProcessingResponse field 8, length-delimited
@@ -82,12 +97,29 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     body: bytes = b""
 
 
+# Fields of a ProcessingRequest, each its number times eight plus 2, and of the two messages.
+_HEADERS: Final = 2 << 3 | 2
+_BODY: Final = 4 << 3 | 2
+_USUAL: Final = (_HEADERS, _BODY)
+_DECIDING: Final = tuple(n << 3 | 2 for n in (2, 3, 4, 5, 6, 7, 9))  # what makes it another one
+_CONTENT: Final = 1 << 3 | 2
+_ENDS: Final = 3 << 3  # of the headers alone, as a body comes whole
+_HEADERS_KIND: Final = Kind.HEADERS  # here, because an enum's member takes a look-up each time
+_BODY_KIND: Final = Kind.BODY
+
+
 class Malformed(Exception):
     """Bytes that are no message of the protocol."""
 
 
 def decode(raw: bytes) -> Message:
     """Read one ProcessingRequest. Raises Malformed."""
+    try:
+        usual = _usual(fields(raw))
+    except ValueError as error:
+        raise Malformed("not a ProcessingRequest") from error
+    if usual is not None:
+        return usual
     request = ext_proc_pb2.ProcessingRequest()
     try:
         request.ParseFromString(raw)
@@ -99,8 +131,9 @@ def decode(raw: bytes) -> Message:
     if request.attributes:  # asked for by the filters of providers' clusters alone
         return Message(Kind.UPSTREAM if which == Kind.HEADERS else Kind.WATCHED)
     if which == Kind.HEADERS:
+        given = request.request_headers
         try:
-            return Message(Kind.HEADERS, head=_head(request.request_headers))
+            return Message(Kind.HEADERS, head=_head(given.headers, given.end_of_stream))
         except ValueError as error:
             raise Malformed("not a HeaderMap") from error
     if which == Kind.BODY:
@@ -108,12 +141,34 @@ def decode(raw: bytes) -> Message:
     return Message(Kind(which))
 
 
-def _head(message: Any) -> Head:
+def _usual(message: Fields) -> Message | None:
+    """Read by hand what every call brings: its headers or its body, and nothing besides.
+
+    None for anything else, which the classes read. Raises ValueError.
+    """
+    if not message.more() or message.tag not in _USUAL:
+        return None
+    tag, inner = message.tag, message.inside()
+    while message.more():
+        if message.tag in _DECIDING:
+            return None
+    content, ends = b"", False
+    while inner.more():
+        if inner.tag == _CONTENT:
+            content = inner.value()
+        elif inner.tag == _ENDS:
+            ends = inner.number != 0
+    if tag == _BODY:
+        return Message(_BODY_KIND, body=content)
+    return Message(_HEADERS_KIND, head=_head(content, ends))
+
+
+def _head(pairs: bytes, ends: bool) -> Head:
     headers: dict[str, str] = {}
-    for key, value in read_pairs(message.headers):
+    for key, value in read_pairs(pairs):
         headers[key] = f"{headers[key]}, {value}" if key in headers else value
     path, _, query = headers.get(":path", "").partition("?")
-    return Head(headers.get(":method", ""), path, query, headers, message.end_of_stream)
+    return Head(headers.get(":method", ""), path, query, headers, ends)
 
 
 def encode_continue(action: Continue) -> bytes:
@@ -123,8 +178,8 @@ def encode_continue(action: Continue) -> bytes:
         return _CONTINUE_HEADERS + see_answer
     mutation = b"".join([_header(_name(name), value) for name, value in action.set_headers])
     for name in action.remove_headers:
-        mutation += _message(2, _name(name))
-    return _message(1, _message(1, _message(2, mutation))) + see_answer
+        mutation += message(2, _name(name))
+    return message(1, message(1, message(2, mutation))) + see_answer
 
 
 def encode_reply(reply: Reply) -> bytes:
@@ -134,22 +189,22 @@ def encode_reply(reply: Reply) -> bytes:
     ]
     parts = (
         _status(reply.status),
-        _message(2, b"".join(headers)),
-        _message(3, reply.body),
+        message(2, b"".join(headers)),
+        message(3, reply.body),
         _DETAILS,
     )
-    return _message(7, b"".join(parts))
+    return message(7, b"".join(parts))
 
 
 def encode_hit(hit: Hit, record: bytes) -> bytes:
     """Tell the client a kept answer; `record` is for settlement, as `encode_forward` says."""
-    metadata = _struct(CALL, _string(b"record", record))
-    return encode_reply(hit.reply) + _DYNAMIC_METADATA_TAG + _sized(metadata)
+    metadata = struct_entry(CALL, string_entry(b"record", record))
+    return encode_reply(hit.reply) + _DYNAMIC_METADATA_TAG + sized(metadata)
 
 
 def encode_patience(seconds: int) -> bytes:
     """Ask Envoy to wait so long from now for the reply to its last message."""
-    return _message(10, b"\x08" + _varint(seconds))  # override_message_timeout, a Duration
+    return message(10, b"\x08" + varint(seconds))  # override_message_timeout, a Duration
 
 
 def encode_forward(forward: Forward, record: bytes) -> bytes:
@@ -164,70 +219,47 @@ def encode_forward(forward: Forward, record: bytes) -> bytes:
     )
     if renames:
         span = forward.model_span
-        call += _number(b"model_start", span.start) + _number(b"model_stop", span.stop)
+        call += number_entry(b"model_start", span.start) + number_entry(b"model_stop", span.stop)
     if forward.filling is not None:
         call += _keep_bytes(forward.keep_bytes)
-    metadata = route + _struct(CALL, call + _string(b"record", record))
+    # Joined at once and sized before, because each sum would make bytes anew.
+    before_record = _before_sized(_RECORDS, b"record", b"\x1a", len(record))
+    size = len(call) + len(before_record) + len(record)
+    before_call = _before_sized(_CALLS, CALL, b"\x2a", size)
+    parts = [b"", _DYNAMIC_METADATA_TAG, b"", route, before_call, call, before_record, record]
+    total = len(route) + len(before_call) + size
     if forward.headers:
-        limits = [_before_told(name, len(value)) + value for name, value in forward.headers]
-        metadata += _struct(LIMITS, b"".join(limits))
+        at = len(parts)
+        parts.append(b"")
+        size = 0
+        for name, value in forward.headers:
+            before = _before_told(name, len(value))
+            parts.append(before)
+            parts.append(value)
+            size += len(before) + len(value)
+        parts[at] = _before_sized(_LIMITS, LIMITS, b"\x2a", size)
+        total += len(parts[at]) + size
+    parts[2] = size_of(total)
     retries = len(plan.attempts) - 1
     if forward.body is None:
-        reply = _unchanged(retries, plan.timeout_ms, plan.first_byte_ms)
+        parts[0] = _unchanged(retries, plan.timeout_ms, plan.first_byte_ms)
     else:
         headers = _sending(retries, plan.timeout_ms, plan.first_byte_ms)
-        reply = _changed(headers, forward.body)
-    return reply + _DYNAMIC_METADATA_TAG + _sized(metadata)
+        parts[0] = _changed(headers, forward.body)
+    return b"".join(parts)
 
 
-def set_headers(mutation: Any, headers: tuple[tuple[str, bytes], ...]) -> None:
-    """Overwrite headers in a HeaderMutation."""
-    for key, value in headers:
-        option = mutation.set_headers.add()
-        option.append_action = OVERWRITE
-        option.header.key = key
-        option.header.raw_value = value
-
-
-# google.protobuf.Struct by hand: its Python wrapper costs ten times the rest of the reply.
 # A Struct is its map entries one after the other, so constant ones are kept encoded.
 
 
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > _VARINT_BITS:
-        out.append(number & _VARINT_BITS | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-def _sized(data: bytes) -> bytes:
-    return _size(len(data)) + data
-
-
-def _size(size: int) -> bytes:
-    if size <= _VARINT_BITS:
-        return _BYTES[size]
-    if size < _TWO_BYTES:  # most messages are a few KB
-        return _BYTES[size & _VARINT_BITS | 0x80] + _BYTES[size >> 7]
-    return _varint(size)
-
-
-def _entry(key: bytes, value: bytes) -> bytes:
-    return _before(key, b"", len(value)) + value
-
-
-def _string(key: bytes, value: bytes) -> bytes:
-    return _before(key, b"\x1a", len(value)) + value
-
-
-@lru_cache(maxsize=16384)  # a few dozen keys by the sizes of their values
-def _before(key: bytes, tag: bytes, size: int) -> bytes:
-    """Encode what stands before a value of so many bytes: map entry, key, and the value's tag."""
-    inner = tag + _varint(size) if tag else b""
-    start = b"\x0a" + _sized(key) + b"\x12" + _varint(len(inner) + size) + inner
-    return b"\x0a" + _varint(len(start) + size) + start
+def _before_sized(made: dict[int, bytes], key: bytes, tag: bytes, size: int) -> bytes:
+    """Return `_before` of the one key and tag that `made` is for."""
+    found = made.get(size)
+    if found is None:
+        found = before(key, tag, size)
+        if len(made) < MAX_SIZES:
+            made[size] = found
+    return found
 
 
 def _before_told(name: str, size: int) -> bytes:
@@ -237,7 +269,7 @@ def _before_told(name: str, size: int) -> bytes:
         sizes = _TOLD[name] = {}
     found = sizes.get(size)
     if found is None:
-        found = sizes[size] = _before(name.encode(), b"\x1a", size)
+        found = sizes[size] = before(name.encode(), b"\x1a", size)
     return found
 
 
@@ -252,26 +284,6 @@ def _before_option(name: str, size: int) -> bytes:
     return found
 
 
-def _bool(key: bytes, value: bool) -> bytes:
-    return _entry(key, b"\x20\x01" if value else b"\x20\x00")
-
-
-def _number(key: bytes, value: float) -> bytes:
-    return _entry(key, b"\x11" + struct.pack("<d", value))
-
-
-def _list(key: bytes, values: list[bytes]) -> bytes:
-    return _entry(key, b"\x32" + _sized(b"".join(b"\x0a" + _sized(value) for value in values)))
-
-
-def _text(value: str) -> bytes:
-    return b"\x1a" + _sized(value.encode())
-
-
-def _struct(namespace: bytes, fields: bytes) -> bytes:
-    return _before(namespace, b"\x2a", len(fields)) + fields
-
-
 @lru_cache(maxsize=4096)  # bounded by models x orders of their targets x kinds of call
 def _planned(
     attempts: tuple[Target, ...], suffix: str, caller: Dialect, strip: bool
@@ -284,27 +296,23 @@ def _planned(
     groups = []
     for number, target in enumerate(distinct, 1):
         name = cluster_of(target.provider, target.dialect, caller)
-        cluster = _string(b"cluster_name", name.encode()) + _number(b"weight", 1)
-        clusters = _list(b"clusters", [b"\x2a" + _sized(cluster)])
-        group = _string(b"name", b"attempt-%d" % number) + clusters
-        groups.append(b"\x2a" + _sized(group))
-    route = _struct(NAMESPACE, _list(b"priority_groups", groups))
-    call = _string(b"suffix", suffix.encode())
+        cluster = string_entry(b"cluster_name", name.encode()) + number_entry(b"weight", 1)
+        clusters = list_entry(b"clusters", [b"\x2a" + sized(cluster)])
+        group = string_entry(b"name", b"attempt-%d" % number) + clusters
+        groups.append(b"\x2a" + sized(group))
+    route = struct_entry(NAMESPACE, list_entry(b"priority_groups", groups))
+    call = string_entry(b"suffix", suffix.encode())
     if strip:
-        call += _bool(b"strip_usage", True)
+        call += bool_entry(b"strip_usage", True)
     model = attempts[0].model
     if all(target.model == model and target.dialect == caller for target in distinct):
         # Because the body has this name already, no filter need touch or tell it.
-        return route + _struct(SERVED, _string(b"model", model.encode())), call, False
-    return route, call + _list(b"models", [_text(target.model) for target in distinct]), True
-
-
-# Messages by hand, because their Python wrappers cost more than the rest of the reply; the tests
-# read them with two other implementations.
-
-
-def _message(field: int, content: bytes) -> bytes:
-    return bytes((field << 3 | 2,)) + _sized(content)
+        return route + struct_entry(SERVED, string_entry(b"model", model.encode())), call, False
+    return (
+        route,
+        call + list_entry(b"models", [text_value(target.model) for target in distinct]),
+        True,
+    )
 
 
 def _header(key: bytes, value: bytes) -> bytes:
@@ -315,19 +323,19 @@ def _header(key: bytes, value: bytes) -> bytes:
 @lru_cache(maxsize=4096)  # a few names by the sizes of their values
 def _before_header(key: bytes, size: int) -> bytes:
     """Encode what stands before a header's value of so many bytes."""
-    start = _message(1, key) + b"\x1a" + _varint(size)
-    pair = b"\x0a" + _varint(len(start) + size) + start
-    return b"\x0a" + _varint(len(pair) + size + len(_OVERWRITES)) + pair
+    start = message(1, key) + b"\x1a" + varint(size)
+    pair = b"\x0a" + varint(len(start) + size) + start
+    return b"\x0a" + varint(len(pair) + size + len(_OVERWRITES)) + pair
 
 
 @lru_cache(maxsize=64)
 def _keep_bytes(most: int) -> bytes:
-    return _number(b"keep_bytes", most)
+    return number_entry(b"keep_bytes", most)
 
 
 @lru_cache(maxsize=256)
 def _status(code: int) -> bytes:
-    return _message(1, b"\x08" + _varint(code))
+    return message(1, b"\x08" + varint(code))
 
 
 @lru_cache(maxsize=64)
@@ -339,14 +347,14 @@ def _name(text: str) -> bytes:
 def _unchanged(retries: int, timeout_ms: int, first_byte_ms: int | None) -> bytes:
     """Encode the reply to a body that stays as it is."""
     headers = _sending(retries, timeout_ms, first_byte_ms)
-    return _message(3, _message(1, _message(2, headers) + _CLEAR_ROUTE_CACHE))
+    return message(3, message(1, message(2, headers) + _CLEAR_ROUTE_CACHE))
 
 
 def _changed(headers: bytes, body: bytes) -> bytes:
     # Because in BUFFERED mode Envoy checks the length against the new body.
     headers += _header(b"content-length", b"%d" % len(body))
-    common = _message(2, headers) + _message(3, _message(1, body)) + _CLEAR_ROUTE_CACHE
-    return _message(3, _message(1, common))
+    common = message(2, headers) + message(3, message(1, body)) + _CLEAR_ROUTE_CACHE
+    return message(3, message(1, common))
 
 
 @lru_cache(maxsize=4096)

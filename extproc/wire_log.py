@@ -1,25 +1,28 @@
 """The access log's messages: what became of planned calls and of failed attempts.
 
-Knows: the message classes. Must not know: transports, policies or what an entry is settled to.
+Knows: the messages' fields. Must not know: transports, policies or what an entry is settled to.
+A planned call's entry is read by hand, because the classes take three times as long for it.
 Source: envoy.service.accesslog.v3 and envoy.data.accesslog.v3 (extproc/pb/*.proto).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
 from extproc.domain import FailedAttempt, LogEntry, provider_of
-from extproc.pb import als_pb2
+from extproc.pb import accesslog_pb2
 from extproc.wire import CALL, MODEL_HEADER, Malformed
-from extproc.wire_struct import fields_of, text_of
+from extproc.wire_fields import Fields, fields
+from extproc.wire_struct import texts_of
 from extproc.wire_time import nanoseconds
 
-CALL_NAMESPACE: Final = CALL.decode()
-STREAM_NAMESPACE: Final = "llm.stream"  # dynamic metadata Envoy's response probe writes
-ANSWER_NAMESPACE: Final = "llm.answer"  # and this, of answers that are to be kept
+STREAM: Final = b"llm.stream"  # dynamic metadata Envoy's response probe writes
+ANSWER: Final = b"llm.answer"  # and this, of answers that are to be kept
+RECORD: Final = b"record"  # in the call's
+SEEN: Final = b"seen"  # in the stream's
 FORMS: Final = ("json", "sse")
 SEEN_PARTS: Final = 5  # first chunk's time, events, their bytes, end, usage
 MAX_DIGITS: Final = 15  # of what anybody can have measured
@@ -27,71 +30,198 @@ NS_PER_MS: Final = 1_000_000
 RESETS_HEADER: Final = "x-llm-resets"  # on its answer, as `policies.cooling` reads it
 
 
-_NOTHING: Final[dict[str, Any]] = {}
 _UNSEEN: Final = [""] * SEEN_PARTS
 
+# Fields of the messages, each its number times eight plus its kind: 0 a number, 2 bytes.
+_HTTP_LOGS: Final = 2 << 3 | 2
+_LOG_ENTRY: Final = 1 << 3 | 2
+_COMMON: Final = 1 << 3 | 2
+_REQUEST: Final = 3 << 3 | 2
+_RESPONSE: Final = 4 << 3 | 2
+_START_TIME: Final = 5 << 3 | 2
+_FIRST_UPSTREAM_TX: Final = 7 << 3 | 2
+_FIRST_UPSTREAM_RX: Final = 9 << 3 | 2
+_FIRST_DOWNSTREAM_TX: Final = 11 << 3 | 2
+_CLUSTER: Final = 15 << 3 | 2
+_FLAGS: Final = 16 << 3 | 2
+_METADATA: Final = 17 << 3 | 2
+_DURATION: Final = 23 << 3 | 2
+_ATTEMPTS: Final = 24 << 3
+_REQUEST_ID: Final = 9 << 3 | 2
+_REQUEST_BYTES: Final = 12 << 3
+_STATUS: Final = 1 << 3 | 2
+_RESPONSE_BYTES: Final = 3 << 3
+_FILTER: Final = 1 << 3 | 2
+_NAME: Final = 1 << 3 | 2
+_STRUCT: Final = 2 << 3 | 2
+_VALUE: Final = 1 << 3
+_32_BITS: Final = (1 << 32) - 1
 
-def log_entries(raw: bytes) -> Iterator[LogEntry | FailedAttempt | None]:
+
+class _Entry:
+    """An HTTPAccessLogEntry of a planned call as it came; of what comes twice the last counts."""
+
+    __slots__ = (
+        *("answer", "attempts", "call", "cluster", "duration", "first_downstream_tx"),
+        *("first_upstream_rx", "first_upstream_tx", "flags", "request_bytes", "request_id"),
+        *("response_bytes", "start_time", "status", "stream"),
+    )
+
+    def __init__(self) -> None:
+        self.call: bytes | None = None  # namespaces of the metadata
+        self.stream: bytes | None = None
+        self.answer: bytes | None = None
+        self.start_time = b""
+        self.duration: bytes | None = None
+        self.first_upstream_tx: bytes | None = None
+        self.first_upstream_rx: bytes | None = None
+        self.first_downstream_tx: bytes | None = None
+        self.cluster = ""
+        self.flags = b""
+        self.attempts = 0
+        self.request_id = ""
+        self.request_bytes = 0
+        self.status = 0
+        self.response_bytes = 0
+
+    def read(self, entry: Fields) -> None:
+        """Take in what is there. Raises ValueError."""
+        while entry.more():
+            if entry.tag == _COMMON:
+                self._common(entry.inside())
+            elif entry.tag == _REQUEST:
+                request = entry.inside()
+                while request.more():
+                    if request.tag == _REQUEST_ID:
+                        self.request_id = request.value().decode()
+                    elif request.tag == _REQUEST_BYTES:
+                        self.request_bytes = request.number
+            elif entry.tag == _RESPONSE:
+                response = entry.inside()
+                while response.more():
+                    if response.tag == _STATUS:
+                        status = response.inside()
+                        while status.more():
+                            if status.tag == _VALUE:
+                                self.status = status.number & _32_BITS
+                    elif response.tag == _RESPONSE_BYTES:
+                        self.response_bytes = response.number
+
+    def _common(self, common: Fields) -> None:
+        while common.more():
+            tag = common.tag
+            if tag == _METADATA:
+                metadata = common.inside()
+                while metadata.more():
+                    if metadata.tag == _FILTER:
+                        self._namespace(metadata.inside())
+            elif tag == _START_TIME:
+                self.start_time = common.value()
+            elif tag == _DURATION:
+                self.duration = common.value()
+            elif tag == _FIRST_UPSTREAM_TX:
+                self.first_upstream_tx = common.value()
+            elif tag == _FIRST_UPSTREAM_RX:
+                self.first_upstream_rx = common.value()
+            elif tag == _FIRST_DOWNSTREAM_TX:
+                self.first_downstream_tx = common.value()
+            elif tag == _CLUSTER:
+                self.cluster = common.value().decode()
+            elif tag == _ATTEMPTS:
+                self.attempts = common.number & _32_BITS
+            elif tag == _FLAGS:
+                self.flags += common.value()  # messages one after the other are one of both
+
+    def _namespace(self, pair: Fields) -> None:
+        name = value = b""
+        while pair.more():
+            if pair.tag == _NAME:
+                name = pair.value()
+            elif pair.tag == _STRUCT:
+                value = pair.value()
+        if name == CALL:
+            self.call = value
+        elif name == STREAM:
+            self.stream = value
+        elif name == ANSWER:
+            self.answer = value
+
+
+def log_entries(raw: bytes) -> Sequence[LogEntry | FailedAttempt | None]:
     """Read the planned calls and failed attempts of one StreamAccessLogsMessage.
 
     None stands for one whose times are none; the others are as they are. Raises Malformed.
     """
-    message = als_pb2.StreamAccessLogsMessage()
+    found: list[LogEntry | FailedAttempt | None] = []
     try:
-        message.ParseFromString(raw)
-    except DecodeError as error:
+        message = fields(raw)
+        while message.more():
+            if message.tag != _HTTP_LOGS:
+                continue
+            logs = message.inside()
+            while logs.more():
+                if logs.tag == _LOG_ENTRY:
+                    _take(logs, found)
+    except (ValueError, DecodeError) as error:
         raise Malformed("not a StreamAccessLogsMessage") from error
-    for entry in message.http_logs.log_entry:
-        common = entry.common_properties
-        metadata = common.metadata.filter_metadata
-        if CALL_NAMESPACE not in metadata:
-            if MODEL_HEADER in entry.request.request_headers:
-                yield _failed_attempt(entry)
-            continue
-        call = fields_of(metadata[CALL_NAMESPACE])
-        if "record" not in call:
-            continue
-        probe = fields_of(metadata[STREAM_NAMESPACE]) if STREAM_NAMESPACE in metadata else _NOTHING
-        kept = fields_of(metadata[ANSWER_NAMESPACE]) if ANSWER_NAMESPACE in metadata else _NOTHING
+    return found
+
+
+def _take(logs: Fields, found: list[LogEntry | FailedAttempt | None]) -> None:
+    read = _Entry()
+    read.read(logs.inside())
+    if read.call is None:
+        # By the classes, because these are few: attempts that failed, and what is not ours.
+        entry = accesslog_pb2.HTTPAccessLogEntry()
+        entry.ParseFromString(logs.value())
+        if MODEL_HEADER in entry.request.request_headers:
+            found.append(_failed_attempt(entry))
+        return
+    call = texts_of(read.call)
+    record = call.get(RECORD)
+    if record is not None:
         try:
-            read = _log_entry(entry, common, call, probe, kept)
+            one: LogEntry | None = _log_entry(read, record.decode("utf-8", "replace"))
         except ValueError:
-            read = None
-        yield read
+            one = None
+        found.append(one)
 
 
-def _log_entry(entry: Any, common: Any, call: Any, probe: Any, kept: Any) -> LogEntry:
-    request, response = entry.request, entry.response
-    size_bytes = response.response_body_bytes
-    seen = text_of(probe, "seen").split(" ", SEEN_PARTS - 1)
-    if len(seen) != SEEN_PARTS:
-        seen = _UNSEEN
-    form = next((form for form in FORMS if form in kept), "") if kept else ""
+def _log_entry(read: _Entry, record: str) -> LogEntry:
+    size_bytes = read.response_bytes
+    seen = _UNSEEN
+    if read.stream is not None:
+        told = texts_of(read.stream).get(SEEN)
+        if told is not None:
+            seen = told.decode("utf-8", "replace").split(" ", SEEN_PARTS - 1)
+            if len(seen) != SEEN_PARTS:
+                seen = _UNSEEN
+    form, answer = "", b""
+    if read.answer is not None:
+        kept = texts_of(read.answer)
+        for name in FORMS:
+            if name.encode() in kept:
+                form, answer = name, kept[name.encode()]
+                break
     return LogEntry(
-        record=text_of(call, "record"),
-        request_id=request.request_id,
-        status=response.response_code.value,
-        cluster=common.upstream_cluster,
-        attempts=common.upstream_request_attempt_count,
-        flags=_flags(common),
-        start_ms=nanoseconds(common.start_time) // NS_PER_MS,
-        duration_ms=_span_ms(common.duration, common, "duration") or 0.0,
-        first_upstream_tx_ms=_span_ms(
-            common.time_to_first_upstream_tx_byte, common, "time_to_first_upstream_tx_byte"
-        ),
-        first_upstream_rx_ms=_span_ms(
-            common.time_to_first_upstream_rx_byte, common, "time_to_first_upstream_rx_byte"
-        ),
+        record=record,
+        request_id=read.request_id,
+        status=read.status,
+        cluster=read.cluster,
+        attempts=read.attempts,
+        flags=_flags_of(read.flags) if read.flags else (),
+        start_ms=nanoseconds(read.start_time) // NS_PER_MS,
+        duration_ms=_span_ms(read.duration) or 0.0,
+        first_upstream_tx_ms=_span_ms(read.first_upstream_tx),
+        first_upstream_rx_ms=_span_ms(read.first_upstream_rx),
         first_chunk_ms=_measured(seen[0]),
-        request_bytes=request.request_body_bytes,
+        request_bytes=read.request_bytes,
         response_bytes=size_bytes,
         usage=seen[4],
         events=_events(_measured(seen[1]), _measured(seen[2]), size_bytes),
         done=seen[3] == "1",
-        first_downstream_tx_ms=_span_ms(
-            common.time_to_first_downstream_tx_byte, common, "time_to_first_downstream_tx_byte"
-        ),
-        answer=kept[form].string_value if form else b"",
+        first_downstream_tx_ms=_span_ms(read.first_downstream_tx),
+        answer=answer,
         answer_form=form,
     )
 
@@ -109,10 +239,18 @@ def _failed_attempt(entry: Any) -> FailedAttempt:
     )
 
 
+def _flags_of(raw: bytes) -> tuple[str, ...]:
+    told = accesslog_pb2.ResponseFlags()
+    told.ParseFromString(raw)
+    return _names(told)
+
+
 def _flags(common: Any) -> tuple[str, ...]:
-    if not common.HasField("response_flags"):
-        return ()
-    return tuple(sorted(field.name for field, _ in common.response_flags.ListFields()))
+    return _names(common.response_flags) if common.HasField("response_flags") else ()
+
+
+def _names(told: Any) -> tuple[str, ...]:
+    return tuple(sorted([field.name for field, _ in told.ListFields()]))
 
 
 def _measured(text: str) -> int | None:
@@ -129,8 +267,6 @@ def _events(told: int | None, in_bytes: int | None, of_bytes: int) -> int:
     return min(told * of_bytes // in_bytes, 2 * told)
 
 
-def _span_ms(raw: bytes, message: Any, field: str) -> float | None:
-    """Return a Duration; one of 0 has no bytes, as one that is absent. Raises ValueError."""
-    if not raw and not message.HasField(field):
-        return None
-    return nanoseconds(raw) / NS_PER_MS
+def _span_ms(raw: bytes | None) -> float | None:
+    """Return a Duration; one of 0 has no bytes. Raises ValueError."""
+    return None if raw is None else nanoseconds(raw) / NS_PER_MS

@@ -6,11 +6,17 @@ Knows: the message class. Must not know: what any namespace holds.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
 from extproc.pb import core_pb2
+from extproc.wire_fields import Fields, fields
+
+_FIRST: Final = 1 << 3 | 2  # a member; of a member its name
+_SECOND: Final = 2 << 3 | 2  # and its value
+_STRING: Final = 3 << 3 | 2  # of a value, where it is text
+_OTHERS: Final = (2 << 3 | 1, 4 << 3)  # a number, true or false
 
 
 def fields_of(raw: bytes) -> Mapping[str, Any]:
@@ -22,6 +28,40 @@ def fields_of(raw: bytes) -> Mapping[str, Any]:
         return {}
     fields: Mapping[str, Any] = struct.fields
     return fields
+
+
+def texts_of(raw: bytes) -> dict[bytes, bytes]:
+    """Read the members of a google.protobuf.Struct by hand, with their text; none that is no text.
+
+    None of them where it is not one.
+    """
+    found: dict[bytes, bytes] = {}
+    try:
+        members = fields(raw)
+        while members.more():
+            if members.tag != _FIRST:
+                continue
+            name = text = b""
+            pair = members.inside()
+            while pair.more():
+                if pair.tag == _FIRST:
+                    name = pair.value()
+                elif pair.tag == _SECOND:
+                    text = _text(pair.inside(), text)
+            found[name] = text
+    except ValueError:
+        return {}
+    return found
+
+
+def _text(value: Fields, text: bytes) -> bytes:
+    """Return a google.protobuf.Value that is text, of several the last, `text` where it is none."""
+    while value.more():
+        if value.tag == _STRING:
+            text = value.value()
+        elif value.tag in _OTHERS:
+            text = b""
+    return text
 
 
 def text_of(fields: Mapping[str, Any], name: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from google.protobuf.message import DecodeError
 
 from extproc.pb import ext_proc_pb2, processing_mode_pb2
-from extproc.wire import Malformed, set_headers
+from extproc.wire import OVERWRITE, Malformed
 from extproc.wire_headers import read_pairs
 from extproc.wire_struct import fields_of, text_of
 
@@ -38,6 +38,15 @@ class Message:
     cluster: str
     model: str
     path: str
+
+
+def set_headers(mutation: Any, headers: tuple[tuple[str, bytes], ...]) -> None:
+    """Overwrite headers in a HeaderMutation."""
+    for key, value in headers:
+        option = mutation.set_headers.add()
+        option.append_action = OVERWRITE
+        option.header.key = key
+        option.header.raw_value = value
 
 
 def decode(raw: bytes) -> Message:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from extproc.answers import Filling, Inputs, Told
 from extproc.domain import Price, Principal, Reply, once
 from extproc.gateway import Hit
-from extproc.limits import Hold
+from extproc.hold import Hold
 from extproc.record import Attempt, Foreign, Record, decode, price_of
 from extproc.recording import encode, encode_hit
 from tests.calls import call, forward, target

@@ -26,7 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from extproc import wire
+from extproc import wire, wire_write
 from extproc.domain import Continue, Forward, Head, Principal, Reply, Span, once
 from extproc.wire import Kind, Malformed, Message
 from tests.calls import (
@@ -235,18 +235,18 @@ def test_the_metadata_names_the_path_of_the_endpoint() -> None:
 
 def encoded(value: Any) -> bytes:
     """Write a Value with the functions the plan is written with."""
-    return wire._entry(b"", _value(value))  # the entry with an empty key
+    return wire_write.entry(b"", _value(value))  # the entry with an empty key
 
 
 def _value(value: Any) -> bytes:
     if isinstance(value, dict):
-        entries = b"".join(wire._entry(key.encode(), _value(v)) for key, v in value.items())
-        return b"\x2a" + wire._sized(entries)
+        entries = b"".join(wire_write.entry(key.encode(), _value(v)) for key, v in value.items())
+        return b"\x2a" + wire_write.sized(entries)
     entry = {
-        bool: lambda: wire._bool(b"", value),
-        float: lambda: wire._number(b"", value),
-        str: lambda: wire._string(b"", value.encode()),
-        list: lambda: wire._list(b"", [_value(item) for item in value]),
+        bool: lambda: wire_write.bool_entry(b"", value),
+        float: lambda: wire_write.number_entry(b"", value),
+        str: lambda: wire_write.string_entry(b"", value.encode()),
+        list: lambda: wire_write.list_entry(b"", [_value(item) for item in value]),
     }[type(value)]()
     return Struct.FromString(entry).fields[""].SerializeToString()
 
@@ -261,7 +261,7 @@ def test_the_struct_written_by_hand_is_what_google_protobuf_reads(value: Any) ->
 
 @given(st.integers(0, 2**40))
 def test_varints_are_those_of_protobuf(number: int) -> None:
-    raw = wire._varint(number)
+    raw = wire_write.varint(number)
     assert sum((byte & 0x7F) << (7 * place) for place, byte in enumerate(raw)) == number
     assert [byte >> 7 for byte in raw] == [1] * (len(raw) - 1) + [0]
 

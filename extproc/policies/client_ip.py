@@ -25,6 +25,8 @@ def client_address(headers: Mapping[str, str], trusted_hops: int) -> str:
     written = headers.get("x-forwarded-for")
     if not written:
         return UNKNOWN
+    if "," not in written:
+        return _normal(written.strip())
     entries = written.rsplit(",", trusted_hops + 1)
     at = -1 - trusted_hops
     return _normal(entries[at if len(entries) > trusted_hops else -1].strip())

@@ -163,5 +163,6 @@ class Estimator:
         if ratios is None:
             return None
         self._models.move_to_end(model)
-        found: _Mean | None = getattr(ratios, kind)
-        return found
+        if kind == "prompt":  # one by one, because `getattr` takes ten times as long
+            return ratios.prompt
+        return ratios.plain if kind == "plain" else ratios.stream

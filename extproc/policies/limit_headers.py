@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Final, TypeAlias
 
 from extproc.limits import (
     DAY_US,
-    MAX_LIMIT,
     MINUTE_US,
     US_PER_MS,
     US_PER_S,
@@ -26,7 +24,6 @@ from extproc.limits import (
 from extproc.policies.quota import Held, Windows, arrival_us, of_three, window_end_us
 
 Headers: TypeAlias = tuple[tuple[str, bytes], ...]
-_Told: TypeAlias = tuple[int, bytes, int]  # what is left, of how much, until when
 
 POLICY: Final = "ratelimit-policy"
 STATE: Final = "ratelimit"
@@ -43,7 +40,24 @@ NAMES: Final[dict[str, tuple[str, ...]]] = {
         for what in ("limit", "remaining", "reset")
     ),
 }
+_SEPARATOR: Final = b", "  # which each state begins with
+_TOKENS: Final = int(Unit.TOKENS)
 _SECONDS: Final = {Window.MINUTE: MINUTE_US // US_PER_S, Window.DAY: DAY_US // US_PER_S}
+
+
+def _whole(seconds: int) -> bytes:
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return b"%dh%dm%ds" % (hours, minutes, seconds)
+    return b"%dm%ds" % (minutes, seconds) if minutes else b"%ds" % seconds
+
+
+# Texts of small numbers and short spans, because writing one costs six times a look here.
+MADE: Final = 1024
+_NUMBERS: Final = [b"%d" % number for number in range(MADE)]
+_UNTIL: Final = [b";t=%d" % seconds for seconds in range(MADE)]
+_SPANS: Final = [_whole(seconds) for seconds in range(MADE)]
 
 
 def header_names(dialect: str) -> tuple[str, ...]:
@@ -69,69 +83,87 @@ def policy_of(scopes: Sequence[Rules]) -> bytes:
 
 
 def limit_headers(
-    dialect: str, policy: bytes, held: Sequence[Held], now_us: int, windows: Windows
+    dialect: str, policy: bytes, held: list[Held], now_us: int, windows: Windows
 ) -> Headers:
     """Return the headers of one answer: what is left once this call is charged.
 
     Requests and tokens are each told by the limit that has the least left.
     """
-    ends = _ends(windows)
-    states: list[bytes] = []
-    requests: _Told | None = None
-    tokens: _Told | None = None
-    fewest_requests = fewest_tokens = MAX_LIMIT + 1
+    states: list[bytes] = []  # pieces of text, because joining many at once costs least
+    requests_told: bytes | None = None
+    tokens_told: bytes | None = None
+    requests_text = tokens_text = b""
+    requests_left = tokens_left = 0
+    requests_end = tokens_end = 0
     for account, rules in held:
         if rules.rate_shown and rules.interval_us:
-            tat = arrival_us(account, rules, now_us)
-            left = (now_us + rules.tolerance_us - tat) // rules.interval_us
-            states.append(b"%b%d;t=%d" % (rules.rate_shown, left, -((now_us - tat) // US_PER_S)))
-            if left < fewest_requests:
-                fewest_requests = left
-                requests = left, b"%d" % rules.burst, tat
+            end = arrival_us(account, rules, now_us)
+            left = (now_us + rules.tolerance_us - end) // rules.interval_us
+            text = _number(left)
+            states.append(rules.rate_shown)
+            states.append(text)
+            states.append(_until((end - now_us + US_PER_S - 1) // US_PER_S))
+            if requests_told is None or left < requests_left:
+                requests_left, requests_end = left, end
+                requests_told, requests_text = rules.rate_told, text
         ids, used = account.ids, account.used
-        for text, slot, window, limit, told, of_tokens in rules.shown:
-            left = limit - used[slot] if ids[slot] == of_three(windows, window) else limit
-            left = max(left, 0)
-            end = of_three(ends, window)
-            states.append(b"%b%d;t=%d" % (text, left, -((now_us - end) // US_PER_S)))
-            if of_tokens:
-                if left < fewest_tokens:
-                    fewest_tokens = left
-                    tokens = left, told, end
-            elif left < fewest_requests:
-                fewest_requests = left
-                requests = left, told, end
+        for meter in rules.shown:
+            slot, over, left = meter.slot, meter.over, meter.limit
+            if ids[slot] == of_three(windows, over):
+                left = max(left - used[slot], 0)
+            end = _end_us(over, windows)
+            text = _number(left)
+            states.append(meter.text)
+            states.append(text)
+            states.append(_until((end - now_us + US_PER_S - 1) // US_PER_S))
+            if meter.counts == _TOKENS:
+                if tokens_told is None or left < tokens_left:
+                    tokens_left, tokens_end = left, end
+                    tokens_told, tokens_text = meter.told, text
+            elif requests_told is None or left < requests_left:
+                requests_left, requests_end = left, end
+                requests_told, requests_text = meter.told, text
     if not states:
         return ()
-    found: list[tuple[str, bytes]] = [(POLICY, policy), (STATE, b", ".join(states))]
+    state = b"".join(states)[len(_SEPARATOR) :]
+    found: list[tuple[str, bytes]] = [(POLICY, policy), (STATE, state)]
     names = NAMES[dialect]
-    if requests is not None:
-        left, told, end = requests
-        reset = _span(end - now_us) if dialect == "openai" else _moment(end)
-        found += ((names[0], told), (names[1], b"%d" % left), (names[2], reset))
-    if tokens is not None:
-        left, told, end = tokens
-        reset = _span(end - now_us) if dialect == "openai" else _moment(end)
-        found += ((names[3], told), (names[4], b"%d" % left), (names[5], reset))
+    spans = dialect == "openai"
+    if requests_told is not None:
+        found.append((names[0], requests_told))
+        found.append((names[1], requests_text))
+        found.append((names[2], _span(requests_end - now_us) if spans else _moment(requests_end)))
+    if tokens_told is not None:
+        found.append((names[3], tokens_told))
+        found.append((names[4], tokens_text))
+        found.append((names[5], _span(tokens_end - now_us) if spans else _moment(tokens_end)))
     return tuple(found)
 
 
-@lru_cache(maxsize=8)
-def _ends(windows: Windows) -> tuple[int, int, int]:
-    """Return when the minute, the day and the month end."""
-    minute, day, month = (window_end_us(window, windows[window]) for window in Window)
-    return minute, day, month
+def _end_us(over: int, windows: Windows) -> int:
+    """Return when the current window of this kind ends."""
+    if over == 0:
+        return (windows[0] + 1) * MINUTE_US
+    if over == 1:
+        return (windows[1] + 1) * DAY_US
+    return window_end_us(Window.MONTH, windows[2])
+
+
+def _number(number: int) -> bytes:
+    return _NUMBERS[number] if 0 <= number < MADE else b"%d" % number
+
+
+def _until(seconds: int) -> bytes:
+    """Return what follows a number in the states: when the limit is whole again."""
+    return _UNTIL[seconds] if 0 <= seconds < MADE else b";t=%d" % seconds
 
 
 def _span(us: int) -> bytes:
     """Return a duration as OpenAI writes it: 17ms, 8s, 6m0s, 1h2m3s; never too short."""
     if us < US_PER_S:
         return b"%dms" % -(-us // US_PER_MS)
-    minutes, seconds = divmod(-(-us // US_PER_S), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return b"%dh%dm%ds" % (hours, minutes, seconds)
-    return b"%dm%ds" % (minutes, seconds) if minutes else b"%ds" % seconds
+    seconds = (us + US_PER_S - 1) // US_PER_S
+    return _SPANS[seconds] if seconds < MADE else _whole(seconds)
 
 
 def _moment(us: int) -> bytes:

@@ -8,7 +8,7 @@ Source of the rate's arithmetic: GCRA, ITU-T I.371; `tat` is the theoretical arr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TypeAlias
@@ -105,9 +105,7 @@ def used_of(account: Account, meter: Meter, windows: Windows) -> int:
     return account.used[meter.slot] if account.ids[meter.slot] == windows[meter.window] else 0
 
 
-def decide(
-    ask: Ask, held: Sequence[Held], now_us: int, windows: Windows
-) -> tuple[int, Refusal | None]:
+def decide(ask: Ask, held: list[Held], now_us: int, windows: Windows) -> tuple[int, Refusal | None]:
     """Return how many output tokens per choice the call may have, and why it may not be.
 
     Of several limits that refuse, the one that refuses longest is named, so that its wait is true.
@@ -124,14 +122,16 @@ def decide(
             if late > 0:
                 refused = _longer(refused, Refusal(rules, None, late))
         ids, used = account.ids, account.used
-        for slot, unit, window, limit, budget, meter in rules.counted:
-            left = limit - used[slot] if ids[slot] == of_three(windows, window) else limit
+        for meter in rules.meters:
+            slot, left, unit = meter.slot, meter.limit, meter.counts
+            if ids[slot] == of_three(windows, meter.over):
+                left -= used[slot]
             per, least = of_three(per_output, unit), of_three(fixed, unit)
             if per * wanted <= left - least:
                 continue
-            if not budget:
+            if not meter.budget:
                 # A rate leaves its whole limit here, because the rest of it comes back soon.
-                left = limit
+                left = meter.limit
                 tight = True
             room = left - least
             if per * output > room:
@@ -146,13 +146,14 @@ def decide(
 
 
 def _rates(
-    ask: Ask, held: Sequence[Held], output: int, now_us: int, windows: Windows
+    ask: Ask, held: list[Held], output: int, now_us: int, windows: Windows
 ) -> Iterator[Refusal]:
     """Find the limits that come back and do not fit, now that the answer is bounded."""
     for account, rules in held:
-        for _, unit, _, limit, budget, meter in rules.counted:
-            if not budget:
-                left = limit - used_of(account, meter, windows)
+        for meter in rules.meters:
+            if not meter.budget:
+                left = meter.limit - used_of(account, meter, windows)
+                unit = meter.unit
                 if ask.fixed[unit] + ask.per_output[unit] * output > left:
                     yield _over(ask, rules, meter, now_us, windows)
 
@@ -172,20 +173,19 @@ def _longer(one: Refusal | None, other: Refusal) -> Refusal:
 
 def amounts(ask: Ask, output: int) -> tuple[int, int, int]:
     """Return what a call of so many output tokens reserves, by unit."""
-    (requests, tokens, pico), (_, per_tokens, per_pico) = ask.fixed, ask.per_output
-    return requests, tokens + per_tokens * output, pico + per_pico * output
+    fixed, per = ask.fixed, ask.per_output  # by index, because compiled a tuple is taken apart so
+    return fixed[0], fixed[1] + per[1] * output, fixed[2] + per[2] * output
 
 
-def charge(
-    held: Sequence[Held], amount: tuple[int, int, int], now_us: int, windows: Windows
-) -> None:
+def charge(held: list[Held], amount: tuple[int, int, int], now_us: int, windows: Windows) -> None:
     """Charge every account of an admitted call and take its slots."""
     for account, rules in held:
         if rules.interval_us:
             account.tat_us = arrival_us(account, rules, now_us) + rules.interval_us
         ids, used = account.ids, account.used
-        for slot, unit, window, _, _, _ in rules.counted:
-            current, more = of_three(windows, window), of_three(amount, unit)
+        for meter in rules.meters:
+            slot = meter.slot
+            current, more = of_three(windows, meter.over), of_three(amount, meter.counts)
             if ids[slot] == current:
                 used[slot] += more
             else:
@@ -196,22 +196,24 @@ def charge(
 
 def difference(reserved: tuple[int, int, int], settlement: Settlement) -> tuple[int, int, int]:
     """Return by how much the truth differs from what was reserved."""
-    requests, tokens, pico = settlement.amount
+    amount = settlement.amount
+    requests, tokens, pico = amount[0], amount[1], amount[2]
     if not settlement.certain:
         tokens, pico = min(tokens, reserved[1]), min(pico, reserved[2])
     return requests - reserved[0], tokens - reserved[1], pico - reserved[2]
 
 
-def correct(held: Sequence[Held], change: tuple[int, int, int], windows: Windows) -> None:
+def correct(held: list[Held], change: tuple[int, int, int], windows: Windows) -> None:
     """Add the difference between what was reserved in those windows and the truth.
 
     A window that has passed meanwhile is left alone, because its counter is of another one now.
     """
     for account, rules in held:
         ids, used = account.ids, account.used
-        for slot, unit, window, _, _, _ in rules.counted:
-            if ids[slot] == of_three(windows, window):
-                used[slot] += of_three(change, unit)
+        for meter in rules.meters:
+            slot = meter.slot
+            if ids[slot] == of_three(windows, meter.over):
+                used[slot] += of_three(change, meter.counts)
 
 
 def is_idle(account: Account, now_us: int, windows: Windows) -> bool:

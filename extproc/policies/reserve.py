@@ -8,7 +8,6 @@ byte, because a budget that a bad guess can overspend is none.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Final
 
 from extproc.domain import Call, Principal, Target
@@ -19,6 +18,8 @@ LEASE_GRACE_US: Final = (
 )
 
 
+MAX_PLANS: Final = 1024  # models by orders of their targets
+_DEAREST: Final[dict[tuple[Target, ...], tuple[int, int, int]]] = {}
 # Because an enum's member takes a look-up each time.
 _KEY: Final = Scope.KEY
 _TENANT: Final = Scope.TENANT
@@ -69,7 +70,13 @@ def ask_for(
         output = call.max_output_tokens or usual_output
         per_tokens = call.choices
     if tier.priced:
-        given, made, hour = _dearest(attempts)
+        prices = _DEAREST.get(attempts)
+        if prices is None:
+            prices = _dearest(attempts)
+            if len(_DEAREST) >= MAX_PLANS:
+                _DEAREST.clear()
+            _DEAREST[attempts] = prices
+        given, made, hour = prices
         if hour > given and may_keep_an_hour():
             given = hour
         pico = min(text_bytes * given, MAX_AMOUNT)
@@ -80,7 +87,6 @@ def ask_for(
     return Ask(call_id, dialect, tier.policy, subjects, fixed, per, output, lease_us)
 
 
-@lru_cache(maxsize=1024)  # bounded by models x orders of their targets
 def _dearest(attempts: tuple[Target, ...]) -> tuple[int, int, int]:
     """Return the highest prices of input, output and keeping for an hour: any may be billed."""
     given = made = hour = 0

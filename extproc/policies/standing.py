@@ -5,7 +5,7 @@ Knows: the arithmetic of `quota`, by which calls are admitted. Must not know: st
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from extproc.limits import Ask, Meter, Rules, Standing, Unit
 from extproc.policies import quota
@@ -14,7 +14,7 @@ from extproc.policies.refuse import concurrency_label, refuse, refuse_concurrenc
 from extproc.ports import Look
 
 
-def look(ask: Ask, held: Sequence[Held], now_us: int, windows: Windows) -> Look:
+def look(ask: Ask, held: list[Held], now_us: int, windows: Windows) -> Look:
     """Return what a call finds; the accounts are left as they are.
 
     Of several limits that refuse, `refusal` is of the one that a caller would be told.

@@ -21,6 +21,9 @@ from typing import Final
 from zlib import crc32
 
 _frame: Final = struct.Struct("<LL")
+_write_frame: Final = _frame.pack_into
+_crc32: Final = crc32
+FRAME_BYTES: Final = 8
 MAX_RECORD_BYTES: Final = 1 << 20  # a longer length is not one that was written here
 MIN_REWRITE_BYTES: Final = 16 << 20  # about 100,000 calls; read back in a second
 GROWTH: Final = 4  # rewritten when so many times as long as after the last time
@@ -47,6 +50,7 @@ class Journal:
             os.close(self._lock)
             raise
         self._map: mmap.mmap | None = None  # None: nothing is reserved yet
+        self._room = 0  # bytes that are mapped
         self._size = 0
         self._compact_size = 0
 
@@ -62,13 +66,21 @@ class Journal:
 
     def append(self, *records: bytes) -> None:
         """Add records, all or none."""
-        data = b"".join([_frame.pack(len(one), _checksum(one)) + one for one in records])
-        stop = self._size + len(data)
+        self._make_room(sum([FRAME_BYTES + len(one) for one in records]))
+        for one in records:
+            self.add(one)
+
+    def add(self, record: bytes) -> None:
+        """Add one record."""
+        size = len(record)
+        at = self._size + FRAME_BYTES
+        if at + size > self._room:
+            self._make_room(FRAME_BYTES + size)
         reserved = self._map
-        if reserved is None or stop > len(reserved):
-            reserved = self._reserve(stop)
-        reserved[self._size : stop] = data
-        self._size = stop
+        assert reserved is not None
+        _write_frame(reserved, self._size, size, _crc32(record, CHECKSUM_BEGINS))
+        reserved[at : at + size] = record
+        self._size = at + size
 
     @property
     def is_long(self) -> bool:
@@ -79,15 +91,15 @@ class Journal:
         """Put these records in the place of all there are, at once or not at all."""
         fresh = self._path.with_suffix(".new")
         fd = os.open(fresh, os.O_CREAT | os.O_TRUNC | os.O_RDWR, 0o600)
-        old_fd, old_map, old_size = self._fd, self._map, self._size
-        self._fd, self._map, self._size = fd, None, 0
+        old_fd, old_map, old_size, old_room = self._fd, self._map, self._size, self._room
+        self._fd, self._map, self._size, self._room = fd, None, 0, 0
         try:
             self.append(*records)
             fresh.replace(self._path)
         except OSError:
             self._unmap()
             os.close(fd)
-            self._fd, self._map, self._size = old_fd, old_map, old_size
+            self._fd, self._map, self._size, self._room = old_fd, old_map, old_size, old_room
             fresh.unlink(missing_ok=True)
             raise
         if old_map is not None:
@@ -106,17 +118,22 @@ class Journal:
         os.close(self._fd)
         os.close(self._lock)
 
-    def _reserve(self, needed: int) -> mmap.mmap:
+    def _make_room(self, more: int) -> None:
+        """Reserve so many bytes after those that are used."""
+        needed = self._size + more
+        if self._map is not None and needed <= self._room:
+            return
         capacity = -(-max(needed, 1) // RESERVE_BYTES) * RESERVE_BYTES
         os.posix_fallocate(self._fd, 0, capacity)
         self._unmap()
         self._map = mmap.mmap(self._fd, capacity)
-        return self._map
+        self._room = capacity
 
     def _unmap(self) -> None:
         if self._map is not None:
             self._map.close()
             self._map = None
+            self._room = 0
 
 
 def read_only(path: Path) -> list[bytes]:
@@ -147,4 +164,4 @@ def _whole(data: bytes) -> tuple[list[bytes], int]:
 
 
 def _checksum(record: bytes) -> int:
-    return crc32(record, CHECKSUM_BEGINS)
+    return _crc32(record, CHECKSUM_BEGINS)

@@ -104,7 +104,10 @@ class MemoryLedger:
         reservation = Reservation(ask.subjects, held, amount, windows, now_us + ask.lease_us)
         self._open[ask.id] = reservation
         if self._journal is not None:
-            self._write([admitted(ask.id, reservation)])
+            try:
+                self._journal.add(admitted(ask.id, reservation))
+            except OSError:
+                self._observer.store_error("journal", "write")
         return Grant(output, limit_headers(ask.dialect, ask.policy, held, now_us, windows))
 
     async def look(self, ask: Ask) -> Look:
@@ -234,7 +237,7 @@ class MemoryLedger:
             log.exception("the limits' journal cannot be made anew")
 
 
-def _full(held: Sequence[Held]) -> tuple[Account, int] | None:
+def _full(held: list[Held]) -> tuple[Account, int] | None:
     """Return the first account without a free slot, and how many it has."""
     for account, rules in held:
         if rules.concurrent and account.active + account.handed >= rules.concurrent:
@@ -242,7 +245,7 @@ def _full(held: Sequence[Held]) -> tuple[Account, int] | None:
     return None
 
 
-def _owed(held: Sequence[Held], refusal: Refusal) -> tuple[Account, int] | None:
+def _owed(held: list[Held], refusal: Refusal) -> tuple[Account, int] | None:
     """Return the account that refuses, where calls that are about to be settled may make room."""
     meter = refusal.meter
     if meter is None or meter.unit is Unit.REQUESTS or refusal.wait_us is None:

@@ -26,7 +26,8 @@ import hiredis
 import msgspec
 
 from extproc.errors import Denied
-from extproc.limits import US_PER_MS, Ask, Grant, Hold, Settlement, Unit
+from extproc.hold import Hold
+from extproc.limits import US_PER_MS, Ask, Grant, Settlement, Unit
 from extproc.policies import quota, standing
 from extproc.policies.limit_headers import limit_headers
 from extproc.policies.quota import Held, Windows
@@ -262,7 +263,7 @@ class RedisLedger:
     def _own(self, ask: Ask) -> Ask:
         """Return the call as this process alone limits it."""
         own = tuple([(name, scaled(rules, self._replicas)) for name, rules in ask.subjects])
-        return msgspec.structs.replace(ask, subjects=own)
+        return ask.of(own)
 
     def _message(self, ask: Ask) -> tuple[bytes, ...]:
         call = (ask.id, ask.lease_us // US_PER_MS, ask.fixed, ask.per_output, ask.output)

@@ -30,7 +30,7 @@ class Reservation:
     def __init__(
         self,
         subjects: Sequence[tuple[str, Rules]],
-        held: Sequence[Held],
+        held: list[Held],
         amount: tuple[int, int, int],
         windows: Windows,
         expires_us: int,

@@ -36,6 +36,7 @@ OPERATIONS: Final[Mapping[str, str]] = {
     "responses": "chat",
     "messages": "chat",
 }
+_NONE: Final = UsageSource.NONE  # here, because an enum's member takes a look-up each time
 _ENDPOINTS: Final = frozenset(get_args(EndpointName))
 
 
@@ -135,30 +136,33 @@ class Metrics:
 
         Of one that a kept answer was told to only that it was: no provider did anything.
         """
-        ended, usage = outcome.ended.value, outcome.usage
+        ended, usage, endpoint = outcome.ended.value, outcome.usage, outcome.endpoint
         if outcome.cache:
-            self._request(outcome.endpoint, outcome.status, ended).inc()
+            self._request(endpoint, outcome.status, ended).inc()
             return
-        model = outcome.model if outcome.model in self._models else OTHER
-        provider = outcome.provider if outcome.provider in self._providers else OTHER
-        served = outcome.served_model if outcome.served_model in self._served_models else OTHER
-        names = (OPERATIONS.get(outcome.endpoint, OTHER), provider, model, served)
+        model, provider, served = outcome.model, outcome.provider, outcome.served_model
+        model = model if model in self._models else OTHER
+        provider = provider if provider in self._providers else OTHER
+        served = served if served in self._served_models else OTHER
+        names = (OPERATIONS.get(endpoint, OTHER), provider, model, served)
         answers = self._answers_of.get(names)
         if answers is None:
             answers = self._answers_of[names] = _Answers(self._made, names)
-        self._request(outcome.endpoint, outcome.status, ended).inc()
+        self._request(endpoint, outcome.status, ended).inc()
         if outcome.attempts > 0:
             self._attempt(provider, ended).inc()
         for name in outcome.retried:
             self._attempt(name if name in self._providers else OTHER, "retried").inc()
-        if usage.source is not UsageSource.NONE:
-            self._source_of[usage.source].inc()
+        source = usage.source
+        if source is not _NONE:
+            self._source_of[source].inc()
             answers.input.observe(usage.input)
-            if outcome.endpoint != "embeddings":
+            if endpoint != "embeddings":
                 answers.output.observe(usage.output)
         self._times(outcome, answers)
-        if outcome.cost_pico_usd:
-            self._spent(outcome.tenant, model, provider, outcome.cost_pico_usd)
+        cost = outcome.cost_pico_usd
+        if cost:
+            self._spent(outcome.tenant, model, provider, cost)
 
     def watch_breakers(self, state: Callable[[str], int]) -> None:
         """Show `state` of each provider at every scrape; it is called in the scraping thread."""

@@ -7,7 +7,6 @@ of which a settled call takes ten: 57,000 instructions, a tenth of all that a ca
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import accumulate
 
@@ -42,7 +41,14 @@ class Histogram:
 
     def observe(self, value: float) -> None:
         """Count a value."""
-        self.counts[bisect_left(self.bounds, value)] += 1
+        bounds, low, high = self.bounds, 0, len(self.bounds)
+        while low < high:  # as `bisect_left`, whose call costs five times as much compiled
+            middle = (low + high) // 2
+            if bounds[middle] < value:
+                low = middle + 1
+            else:
+                high = middle
+        self.counts[low] += 1
         self.total += value
 
 
