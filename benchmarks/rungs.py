@@ -60,10 +60,17 @@ class Mocks:
     sse_port: int
 
 
+STREAMED = frozenset({1, 2, 3, 4})  # what the streaming figures need
+
+
 def start(
-    stack: contextlib.ExitStack, numbers: Collection[int], bench: Path, run: Path
+    stack: contextlib.ExitStack,
+    numbers: Collection[int],
+    bench: Path,
+    run: Path,
+    brief: contextlib.ExitStack | None = None,
 ) -> tuple[dict[int, Rung], dict[int, str]]:
-    """Start the mocks and the wanted rungs on `stack`.
+    """Start the mocks and the wanted rungs on `stack`; on `brief`, if given, those not `STREAMED`.
 
     Returns the rungs that answer by number, and by number why the others do not.
     """
@@ -90,7 +97,7 @@ def start(
             skipped[number] = str(problem)
             print(f"rung {number} ({NAMES[number]}) skipped: {problem}", flush=True)
         else:
-            stack.push(attempt)
+            (stack if brief is None or number in STREAMED else brief).push(attempt)
             up[number] = rung
             print(f"rung {number} ({NAMES[number]}) is up", flush=True)
     return up, skipped

@@ -101,13 +101,20 @@ def climb(rungs: Mapping[int, Rung], seconds: float, last: int, found: Found) ->
         count *= 2
 
 
-def compare(rungs: Mapping[int, Rung], rounds: int, seconds: float, found: Found) -> None:
-    """Measure the Envoy rungs in turn at the count the machine carries."""
-    numbers = [n for n in (2, 3, 4) if n in rungs]
+def compare(
+    rungs: Mapping[int, Rung], rounds: int, turns: int, seconds: float, found: Found
+) -> None:
+    """Measure the Envoy rungs in turn at the count the machine carries, so many rounds.
+
+    Rungs 2 and 4, whose tails are compared, `turns` times in each.
+    """
     for turn in range(rounds):
-        for number in turned(numbers, turn):
-            seen = streams.run(paced(rungs[number], found.count, seconds, PACE_MS))
-            found.rounds.setdefault(number, []).append(seen)
+        numbers = [n for n in (2, 3, 4) if n in rungs]
+        for again in range(turns):
+            for number in turned(numbers, turn + again):
+                seen = streams.run(paced(rungs[number], found.count, seconds, PACE_MS))
+                found.rounds.setdefault(number, []).append(seen)
+            numbers = [n for n in numbers if n != 3]
 
 
 def hold(rung: Rung, seconds: float, last: int, found: Found) -> None:
