@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Final
+from typing import Final, TypeAlias
 
 from extproc.hold import Hold
 
@@ -108,6 +108,9 @@ class Rules:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rate_told", b"%d" % self.burst)
+
+
+Subject: TypeAlias = tuple[str, Rules]  # the name of an account, and what holds for it
 
 
 @dataclass(frozen=True)

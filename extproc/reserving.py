@@ -13,20 +13,40 @@ from typing import Final
 
 from extproc.dialects import anthropic
 from extproc.gateway import Gateway, Identified, Planned
-from extproc.limits import US_PER_MS, Ask, Grant, Rules, Tier
-from extproc.policies.client_ip import client_address
+from extproc.limits import US_PER_MS, Ask, Grant, Rules, Subject, Tier
+from extproc.policies.client_ip import ADDRESSES, client_address
 from extproc.policies.estimate import Estimator
 from extproc.policies.reserve import LEASE_GRACE_US, ask_for, subjects_of
 
 NO_GRANT: Final = Grant(0, ())
 _NOTHING: Final = (0, 0, 0)
 ONE_REQUEST: Final = (1, 0, 0)
+MAX_CALLERS: Final = 4096
+
+
+class _Caller:
+    """The accounts of a caller's last call, and what they were named by."""
+
+    __slots__ = ("hops", "subjects", "tenant", "tier", "written")
+
+    def __init__(
+        self, tenant: str, tier: Tier, written: str, hops: int, subjects: tuple[Subject, ...]
+    ) -> None:
+        self.tenant = tenant
+        self.tier = tier
+        self.written = written
+        self.hops = hops
+        self.subjects = subjects
+
+
+# By the caller's id, because naming the accounts anew takes twice as long as a look here.
+_CALLERS: Final[dict[str, _Caller]] = {}
 
 
 def reservation(estimator: Estimator, planned: Planned) -> Ask | None:
     """Return what a planned call asks of its limits, None where nothing limits the caller."""
-    identified, call = planned.identified, planned.call
-    snapshot = identified.snapshot
+    identified, call, plan = planned.identified, planned.call, planned.plan
+    snapshot, model = identified.snapshot, call.model
     tier = snapshot.tiers[identified.principal.tier]
     if not tier.scopes:
         return None
@@ -35,10 +55,10 @@ def reservation(estimator: Estimator, planned: Planned) -> Ask | None:
         _subjects(identified, tier),
         tier,
         call,
-        planned.plan.attempts,
-        prompt_tokens=estimator.reserve_input(call.model, call.text_bytes),
-        usual_output=snapshot.models[call.model].max_output_tokens,
-        timeout_ms=planned.plan.timeout_ms,
+        plan.attempts,
+        prompt_tokens=estimator.reserve_input(model, call.text_bytes),
+        usual_output=snapshot.models[model].max_output_tokens,
+        timeout_ms=plan.timeout_ms,
         may_keep_an_hour=lambda: anthropic.may_keep_an_hour(planned.body),
     )
 
@@ -69,11 +89,28 @@ async def reserve_request(gateway: Gateway, planned: Planned, id_: str) -> Grant
     return await gateway.ledger.admit(ask)
 
 
-def _subjects(identified: Identified, tier: Tier) -> tuple[tuple[str, Rules], ...]:
-    address = ""
+def _subjects(identified: Identified, tier: Tier) -> tuple[Subject, ...]:
+    principal = identified.principal
+    key_id, tenant = principal.key_id, principal.tenant
+    written, hops = "", 0
     if tier.by_address:
-        address = client_address(identified.head.headers, identified.snapshot.trusted_hops)
-    return subjects_of(tier, identified.principal, address)
+        headers = identified.head.headers
+        written, hops = headers.get(ADDRESSES, ""), identified.snapshot.trusted_hops
+    known = _CALLERS.get(key_id)
+    if (
+        known is not None
+        and known.tier is tier
+        and known.tenant == tenant  # a token's id is its issuer's: two tenants may have the same
+        and known.written == written
+        and known.hops == hops
+    ):
+        return known.subjects
+    address = client_address({ADDRESSES: written}, hops) if tier.by_address else ""
+    subjects = subjects_of(tier, principal, address)
+    if len(_CALLERS) >= MAX_CALLERS:
+        _CALLERS.clear()
+    _CALLERS[key_id] = _Caller(tenant, tier, written, hops, subjects)
+    return subjects
 
 
 @lru_cache(maxsize=256)  # one for each scope of each tier

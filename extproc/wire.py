@@ -62,8 +62,9 @@ _SEE_ANSWER: Final = ext_proc_pb2.ProcessingResponse(
         response_trailer_mode=processing_mode_pb2.ProcessingMode.SKIP,
     )
 ).SerializeToString()
+MAX_TOLD: Final = 512  # bytes of a limit's header; all sizes of a name take 40 KB
 # By name and size, of our own headers, whose texts are short; nothing a client makes long.
-_TOLD: Final[dict[str, dict[int, bytes]]] = {}
+_TOLD: Final[dict[str, list[bytes]]] = {}
 _OPTIONS: Final[dict[str, dict[int, bytes]]] = {}  # likewise
 # By size, of the record and of two namespaces.
 MAX_SIZES: Final = 4096
@@ -266,10 +267,12 @@ def _before_told(name: str, size: int) -> bytes:
     """Encode what stands before the text, of so many bytes, of a header for the answer."""
     sizes = _TOLD.get(name)
     if sizes is None:
-        sizes = _TOLD[name] = {}
-    found = sizes.get(size)
-    if found is None:
-        found = sizes[size] = before(name.encode(), b"\x1a", size)
+        sizes = _TOLD[name] = [b""] * MAX_TOLD
+    found = sizes[size] if size < MAX_TOLD else b""
+    if not found:
+        found = before(name.encode(), b"\x1a", size)
+        if size < MAX_TOLD:
+            sizes[size] = found
     return found
 
 

@@ -12,6 +12,7 @@ from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 
+ADDRESSES: Final = "x-forwarded-for"
 UNKNOWN: Final = "unknown"  # all such callers share one account: a missing address is no way out
 _PREFIX_BITS: Final = 64  # one IPv6 customer has at least so many addresses
 
@@ -22,7 +23,7 @@ def client_address(headers: Mapping[str, str], trusted_hops: int) -> str:
     With fewer entries than trusted proxies the connection's own address stands, as in Envoy
     (`xff_num_trusted_hops`).
     """
-    written = headers.get("x-forwarded-for")
+    written = headers.get(ADDRESSES)
     if not written:
         return UNKNOWN
     if "," not in written:

@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from extproc.limits import US_PER_S, Ask, Grant, Rules, Scope, Settlement, Unit
+from extproc.limits import MINUTE_US, US_PER_S, Ask, Grant, Rules, Scope, Settlement, Unit
 from extproc.policies import quota, standing
 from extproc.policies.limit_headers import limit_headers
 from extproc.policies.quota import Account, Held, Refusal, Windows
@@ -49,8 +49,9 @@ class MemoryLedger:
         self._addresses: OrderedDict[str, Account] = OrderedDict()
         self._open: dict[str, Reservation] = {}
         self._slots = Slots()
-        self._settled: list[bytes] = []
+        self._settled: list[object] = []  # as `remembered.settled` takes them
         self._latest_us = 0
+        self._current: Windows = (-1, -1, -1)
         self._to_sweep: list[str] = []
         if journal is not None:
             self._remember(journal.read())
@@ -130,7 +131,7 @@ class MemoryLedger:
         """Write down what was settled."""
         if self._settled and self._journal is not None:
             settled_now, self._settled = self._settled, []
-            self._write(settled_now)
+            self._write(list(settled(settled_now)))
 
     def sweep(self) -> int:
         """Let reservations whose lease is over stand as charged, forget accounts that say nothing.
@@ -165,7 +166,11 @@ class MemoryLedger:
 
     def _release(self, id_: str, reservation: Reservation, change: tuple[int, int, int]) -> None:
         if self._journal is not None:
-            self._settled.append(settled(id_, change))
+            made = self._settled
+            made.append(id_)
+            made.append(change[0])
+            made.append(change[1])
+            made.append(change[2])
         for account, _ in reservation.held:
             account.active -= 1
             self._slots.offer(account)
@@ -173,7 +178,9 @@ class MemoryLedger:
     def _windows(self, now_us: int) -> Windows:
         """Return the windows of now, or of the latest moment there was: a window never reopens."""
         self._latest_us = max(self._latest_us, now_us)
-        return quota.windows_at(self._latest_us)
+        if self._latest_us // MINUTE_US != self._current[0]:  # a minute is of one day and month
+            self._current = quota.windows_at(self._latest_us)
+        return self._current
 
     def _account(self, name: str, rules: Rules) -> Account:
         if rules.scope is not _IP:

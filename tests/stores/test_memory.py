@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from extproc.limits import Scope
+from extproc.limits import US_PER_S, Scope, Settlement
+from extproc.policies import quota
 from extproc.stores import memory
 from extproc.stores.journal import Journal
+from extproc.stores.memory import MemoryLedger
+from extproc.stores.remembered import EACH, MAX_SETTLED
 from extproc.stores.slots import MAX_WAITING
-from tests.ledgers import LEASE_S, MemoryBench, rules
+from tests.ledgers import LEASE_S, NOON, MemoryBench, rules
 
 DAY_S = 86_400
 
@@ -63,6 +67,42 @@ async def test_a_restart_remembers_what_is_open(tmp_path: Path) -> None:
     assert again.counters("key:a") == (2, 0, 18, 0, 0)
     assert again.slots("key:a") == 0
     await again.stop()
+
+
+async def test_what_one_flush_settles_is_remembered_call_by_call(tmp_path: Path) -> None:
+    """More calls than a record takes, of two callers, at once; what is not settled stays open."""
+    path = tmp_path / "limits.journal"
+    bench = MemoryBench(Journal(path))
+    subjects = [(f"key:{name}", rules(tokens_per_day=10**6, usd_per_day=5)) for name in "ab"]
+    ids = [(await bench.admit(subjects[n % 2]))[0] for n in range(MAX_SETTLED // EACH + 3)]
+    for id_ in ids[1:]:
+        bench.ledger.settle(Settlement(id_, (1, 3, 7), certain=True))
+    bench.ledger.flush()
+    read = MemoryLedger.as_written(bench.clock, bench.errors, path)
+    assert repr(read) == "MemoryLedger(accounts=2, open=1)"
+    assert bench.errors.failures == []
+    found = {name: read._accounts[name].used for name, _ in subjects}
+    assert found == {name: list(bench.counters(name)) for name, _ in subjects}
+    assert found["key:b"][2:4] == [len(ids) // 2 * 3, len(ids) // 2 * 7]
+    await bench.stop()
+
+
+async def test_records_as_they_were_written_before_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "limits.journal"
+    windows = quota.windows_at(NOON * US_PER_S)
+    account, lease_us = ["key:a", 0b101, 17], (NOON + LEASE_S) * US_PER_S
+    journal = Journal(path)
+    journal.append(
+        msgspec.msgpack.encode(("A", "one", lease_us, (1, 30, 0), windows, [account])),
+        msgspec.msgpack.encode(("A", "two", lease_us, (1, 30, 0), windows, [account])),
+        msgspec.msgpack.encode(("S", "one", (0, -27, 0))),
+    )
+    journal.close()
+    bench = MemoryBench(Journal(path))
+    assert bench.errors.failures == []
+    assert bench.counters("key:a") == (2, 0, 33, 0, 0)
+    assert bench.slots("key:a") == 1
+    await bench.stop()
 
 
 async def test_a_restarted_caller_still_waits_for_its_own_last_call(tmp_path: Path) -> None:
