@@ -187,6 +187,7 @@ async def test_a_record_of_another_version_is_counted_and_passed_over(path: Path
     await again.stop()
 
 
+NOON_S = 1_750_075_200.0
 WORKER = """
 import asyncio, sys, time
 from pathlib import Path
@@ -203,7 +204,9 @@ KEY = ("key:a", rules_of(Scope.KEY, LIMITS))
 CALL = ((1, 10, 0), (0, 1, 0), 5)
 
 async def work():
-    place, run, now = sys.argv[1], sys.argv[2], time.time
+    place, run, ahead_s = sys.argv[1], sys.argv[2], float(sys.argv[4])
+    def now():
+        return time.time() + ahead_s
     if place.startswith("unix:"):
         ledger = RedisLedger(
             place, timeout_s=30.0, replicas=1, clock=now, observer=SilentObserver()
@@ -235,13 +238,14 @@ async def test_killed_again_and_again_it_charges_each_call_once(
     draw = random.Random(9)
     server: RedisServer | None = None
     place, lease_us = str(path), 3_600_000_000
+    ahead_s = NOON_S - time.time()  # because a lease later it must still be the same day
     if kind == "redis":
         server = request.getfixturevalue("redis_server")
-        place, lease_us = server.url, 1_500_000
+        place, lease_us, ahead_s = server.url, 1_500_000, 0.0
     admitted, settled = set(), set()
     for run in range(KILLS):
         worker = subprocess.Popen(
-            [sys.executable, "-c", WORKER, place, str(run), str(lease_us)],
+            [sys.executable, "-c", WORKER, place, str(run), str(lease_us), str(ahead_s)],
             stdout=subprocess.PIPE,
             cwd=Path(__file__).parents[2],
             text=True,
@@ -259,7 +263,7 @@ async def test_killed_again_and_again_it_charges_each_call_once(
         worker.wait()
     if server is None:
         bench = MemoryBench()
-        bench.clock.now = time.time() + 3_700
+        bench.clock.now = time.time() + ahead_s + 3_700
         bench.ledger = MemoryLedger(bench.clock, bench.errors, Journal(path))
         bench.ledger.sweep()
         assert repr(bench.ledger).endswith("open=0)")
