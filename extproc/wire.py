@@ -73,6 +73,9 @@ _CALLS: Final[dict[int, bytes]] = {}
 _LIMITS: Final[dict[int, bytes]] = {}
 _CLEAR_ROUTE_CACHE: Final = b"\x28\x01"  # CommonResponse field 5
 _DETAILS: Final = b"\x2a\x08llm_edge"  # ImmediateResponse field 5, for Envoy's own log
+_IMMEDIATE_TAG: Final = b"\x3a"  # ProcessingResponse field 7, and of an ImmediateResponse
+_SET_HEADERS_TAG: Final = b"\x12"  # field 2
+_REPLY_BODY_TAG: Final = b"\x1a"  # and field 3
 _DYNAMIC_METADATA_TAG: Final = b"\x42"  # ProcessingResponse field 8, length-delimited
 
 
@@ -185,22 +188,44 @@ def encode_continue(action: Continue) -> bytes:
 
 def encode_reply(reply: Reply) -> bytes:
     """Answer the client from the processor."""
-    headers = [
-        _before_option(name, len(value)) + value + _OVERWRITES for name, value in reply.headers
-    ]
-    parts = (
-        _status(reply.status),
-        message(2, b"".join(headers)),
-        message(3, reply.body),
-        _DETAILS,
-    )
-    return message(7, b"".join(parts))
+    return b"".join(_reply_parts(reply))
 
 
 def encode_hit(hit: Hit, record: bytes) -> bytes:
     """Tell the client a kept answer; `record` is for settlement, as `encode_forward` says."""
-    metadata = struct_entry(CALL, string_entry(b"record", record))
-    return encode_reply(hit.reply) + _DYNAMIC_METADATA_TAG + sized(metadata)
+    before_record = _before_sized(_RECORDS, b"record", b"\x1a", len(record))
+    size = len(before_record) + len(record)
+    before_call = _before_sized(_CALLS, CALL, b"\x2a", size)
+    parts = _reply_parts(hit.reply)
+    parts += [
+        _DYNAMIC_METADATA_TAG,
+        size_of(len(before_call) + size),
+        before_call,
+        before_record,
+        record,
+    ]
+    return b"".join(parts)
+
+
+def _reply_parts(reply: Reply) -> list[bytes]:
+    """Encode an answer, to be joined at once, because each sum would make bytes anew."""
+    status, body = _status(reply.status), reply.body
+    parts = [_IMMEDIATE_TAG, b"", status, _SET_HEADERS_TAG, b""]
+    size = 0
+    for name, value in reply.headers:
+        before = _before_option(name, len(value))
+        parts.append(before)
+        parts.append(value)
+        parts.append(_OVERWRITES)
+        size += len(before) + len(value)
+    size += len(_OVERWRITES) * len(reply.headers)
+    headers_size, body_size = size_of(size), size_of(len(body))
+    parts[4] = headers_size
+    parts += [_REPLY_BODY_TAG, body_size, body, _DETAILS]
+    size += len(headers_size) + len(body_size) + len(body)
+    size += len(status) + len(_SET_HEADERS_TAG) + len(_REPLY_BODY_TAG) + len(_DETAILS)
+    parts[1] = size_of(size)
+    return parts
 
 
 def encode_patience(seconds: int) -> bytes:

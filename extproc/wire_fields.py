@@ -56,18 +56,19 @@ class Fields:
             size = raw[at] if at < end else _MORE
             at += 1
             if size >= _MORE:
-                size, at = _varint(raw, at - 1, end)
+                second = raw[at] if at < end else _MORE
+                if second < _MORE:  # up to 16 KB, as nearly all are
+                    size = size - _MORE + (second << _BITS)
+                    at += 1
+                else:
+                    size, at = _varint(raw, at - 1, end)
             self.start = at
             at += size
             self.stop = at
         elif kind == _NUMBER:
             self.number, at = _varint(raw, at, end)
-        elif kind == _EIGHT_BYTES:
-            at += 8
-        elif kind == _FOUR_BYTES:
-            at += 4
         else:
-            raise ValueError("a kind of field that is none")
+            at += _fixed(kind)
         if at > end or tag <= _KIND:
             raise ValueError("cut short, or a field without a number")
         self.tag = tag
@@ -86,6 +87,15 @@ class Fields:
 def fields(raw: bytes) -> Fields:
     """Return the fields of a message that is all of these bytes."""
     return Fields(raw, 0, len(raw))
+
+
+def _fixed(kind: int) -> int:
+    """Return how many bytes a field has whose kind says so. Raises ValueError."""
+    if kind == _EIGHT_BYTES:
+        return 8
+    if kind == _FOUR_BYTES:
+        return 4
+    raise ValueError("a kind of field that is none")
 
 
 def _varint(raw: bytes, at: int, end: int) -> tuple[int, int]:

@@ -23,7 +23,7 @@ STREAM: Final = b"llm.stream"  # dynamic metadata Envoy's response probe writes
 ANSWER: Final = b"llm.answer"  # and this, of answers that are to be kept
 RECORD: Final = b"record"  # in the call's
 SEEN: Final = b"seen"  # in the stream's
-FORMS: Final = ("json", "sse")
+FORMS: Final = ((b"json", "json"), (b"sse", "sse"))  # members of the answer's, one of them
 SEEN_PARTS: Final = 5  # first chunk's time, events, their bytes, end, usage
 MAX_DIGITS: Final = 15  # of what anybody can have measured
 NS_PER_MS: Final = 1_000_000
@@ -199,9 +199,9 @@ def _log_entry(read: _Entry, record: str) -> LogEntry:
     form, answer = "", b""
     if read.answer is not None:
         kept = texts_of(read.answer)
-        for name in FORMS:
-            if name.encode() in kept:
-                form, answer = name, kept[name.encode()]
+        for member, name in FORMS:
+            if member in kept:
+                form, answer = name, kept[member]
                 break
     return LogEntry(
         record=record,

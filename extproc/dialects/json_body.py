@@ -3,8 +3,8 @@
 Knows: JSON (RFC 8259, read strictly: what two parsers could read differently is refused) and how
 to say what is wrong without quoting content. Must not know: any API's fields or endpoints.
 
-Each pass is one C call: msgspec checks syntax, UTF-8, surrogates and ranges; duplicate keys are
-absent when the decoded value encodes back to the same text, else `json` looks for them.
+msgspec checks syntax, UTF-8, surrogates and ranges; duplicate keys are absent when what was decoded
+encodes back to the same text, else `json` looks for them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ _MEMBER: Final = re.compile(
     rb'[ \t\r\n]*+[{,][ \t\r\n]*+"[^"\\]*+(?:\\.[^"\\]*+)*+"[ \t\r\n]*+:[ \t\r\n]*+'
 )
 _BLANK: Final = 0x20  # white space is no more than this, and no value begins so
-_DIGITS: Final = re.compile(rb"[0-9]")
+_ZERO: Final = 0x30
+_NINE: Final = 0x39
 # The lookbehind keeps a search from trying every start within a run: linear, not digits squared.
 _LONG_NUMBER: Final = re.compile(rb"(?<![0-9])[0-9]{%d}" % (MAX_NUMBER_DIGITS + 1))
 _MISSING: Final = re.compile("Object missing required field `([a-z_]+)`")
@@ -90,7 +91,16 @@ def members(body: bytes) -> Members:
     if _has_long_number(body):
         raise _bad(f"A number in the request body has more than {MAX_NUMBER_DIGITS} digits.")
     try:
-        return Members(_strictly(body), spans(body), body.index(b"{") + 1)
+        values = _strictly(body)
+        found = _as_written(body, values)
+        if found is not None:
+            return Members(values, found, 1)
+        # Text written from a dict cannot repeat a name, so a body equal to it, white space aside,
+        # does not. Unequal (escapes, number forms) proves nothing and takes the slower look.
+        written = _encode(values)
+        if written != body and written != msgspec.json.format(body, indent=-1):
+            _refuse_duplicates(body)
+        return Members(values, spans(body), body.index(b"{") + 1)
     except RecursionError:
         raise _too_deep() from None
 
@@ -158,39 +168,59 @@ def _strictly(body: bytes) -> dict[str, Any]:
         raise _bad(f"The request body is not valid JSON: {reason}.") from None
     if not isinstance(values, dict):
         raise _bad("The request body must be a JSON object.")
-    if _is_deep(values):
+    if _is_deep(values, MAX_DEPTH):
         raise _too_deep()
     if len(values) > MAX_MEMBERS:
         raise _bad(f"The request body has more than {MAX_MEMBERS} top-level members.")
-    # Text written from a dict cannot repeat a name, so a body equal to it, white space aside, does
-    # not. Unequal (escapes, number forms) proves nothing and takes the slower look.
-    written = _encode(values)
-    if written != body and written != msgspec.json.format(body, indent=-1):
-        _refuse_duplicates(body)
     return values
+
+
+def _as_written(body: bytes, values: dict[str, Any]) -> dict[str, Span] | None:
+    """Return what `spans` does where a body is its values, written without white space.
+
+    None where it is not. A body that is repeats no name, at any depth: what is written from a dict
+    cannot. Both answers at once, because each costs as much as reading the body.
+    """
+    found: dict[str, Span] = {}
+    stop = 0
+    opening = b'{"'
+    for name, value in values.items():
+        head = opening + name.encode() + b'":'  # a name with escapes never matches
+        start = stop + len(head)
+        if body[stop:start] != head:
+            return None
+        text = _encode(value)
+        stop = start + len(text)
+        if not body.startswith(text, start):
+            return None
+        found[name] = Span(start, stop)
+        opening = b',"'
+    return found if found and body[stop:] == b"}" else None
 
 
 def _has_long_number(body: bytes) -> bool:
     size = _DIGIT_WINDOW
-    for digit in _DIGITS.finditer(body[::size]):
-        start = digit.start() * size
-        if body[start : start + size].isdigit() and len(body) - start >= size:
+    for start in range(0, len(body) - size + 1, size):
+        if _ZERO <= body[start] <= _NINE and body[start : start + size].isdigit():
             return _LONG_NUMBER.search(_STRING.sub(b"", body)) is not None
     return False
 
 
-def _is_deep(root: dict[str, Any]) -> bool:
-    level: list[Any] = [root]
-    for _ in range(MAX_DEPTH):
-        level = [
-            child
-            for node in level
-            for child in (node.values() if type(node) is dict else node)
-            if type(child) is dict or type(child) is list
-        ]
-        if not level:
-            return False
-    return True
+def _is_deep(node: dict[str, Any] | list[Any], levels: int) -> bool:
+    """Say whether there are more than so many levels in a value."""
+    if not levels:
+        return True
+    if isinstance(node, dict):
+        for child in node.values():
+            kind = type(child)
+            if (kind is dict or kind is list) and _is_deep(child, levels - 1):
+                return True
+    else:
+        for child in node:
+            kind = type(child)
+            if (kind is dict or kind is list) and _is_deep(child, levels - 1):
+                return True
+    return False
 
 
 def _refuse_duplicates(body: bytes) -> None:

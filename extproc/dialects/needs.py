@@ -6,7 +6,7 @@ Source: https://platform.openai.com/docs/api-reference (chat, responses).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from extproc.domain import NOTHING_SPECIAL
@@ -17,7 +17,7 @@ JSON_SCHEMA: Final = "json_schema"
 IMAGE_PARTS: Final = frozenset({"image_url", "input_image", "image"})
 
 
-def needs_of(body: Mapping[str, Any]) -> frozenset[str]:
+def needs_of(body: dict[str, Any]) -> frozenset[str]:
     """Name what a body that was validated needs; unknown shapes need nothing.
 
     `body` holds the decoded members. Linear in the number of messages and parts.

@@ -148,10 +148,9 @@ class MemoryAnswers:
         """Take an entry that is used now, as `put` does."""
         idle_ms = 0 if entry.endpoint == _LASTING else self._idle_ms
         weight = len(entry.body) + OVERHEAD_BYTES
-        held = Held(_shared(entry), weight, now_ms, idle_ms)
         known = self._in_main.get(key) or self._window.get(key)
         if (
-            not _fresh(held, now_ms)
+            now_ms >= entry.expires_ms
             or weight > self._max_bytes
             or self._purges.covers(entry)
             or (known is not None and known.entry.stored_ms > entry.stored_ms)
@@ -164,7 +163,7 @@ class MemoryAnswers:
         if not self._make_room(weight):
             self._declined += 1
             return
-        self._window[key] = held
+        self._window[key] = Held(_shared(entry), weight, now_ms, idle_ms)
         self._window_bytes += weight
 
     async def purge(self, *, tenant: str | None = None, model: str | None = None) -> None:
