@@ -13,7 +13,7 @@ from extproc.checks import rejected_bundle
 from extproc.record import beginning
 from extproc.recording import encode
 from extproc.schema import Config
-from extproc.server import _new_id
+from extproc.server import _new_ids
 from tests.calls import forward, target
 
 from .harness import configured
@@ -110,11 +110,12 @@ def test_a_failed_attempt_goes_to_who_planned_it(config: Config) -> None:
 @pytest.mark.parametrize("worker", [0, 1, 15, 16, 63])
 def test_records_begin_as_the_filters_expect(worker: int) -> None:
     """Whatever is in them; no worker's are taken for another's."""
-    planned = forward(target("p", "m"), id=_new_id(worker))
+    planned = forward(target("p", "m"), id=_new_ids(worker)())
     text = encode(planned).decode()
     assert [n for n in range(64) if text.startswith(beginning(n))] == [worker]
-    assert len(_new_id(worker)) == 32
-    assert _new_id(worker) != _new_id(worker)
+    assert len(_new_ids(worker)()) == 32
+    new_id = _new_ids(worker)
+    assert len({new_id() for _ in range(2_000)}) == 2_000  # of several pools of chance
 
 
 def test_one_worker_needs_none_of_it(tmp_path: Path) -> None:
