@@ -17,9 +17,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final
 
 import hiredis
@@ -54,13 +54,16 @@ ADMITTED, REFUSED, FULL = 1, 2, 3  # what admit.lua says; anything else is no de
 _pack: Final = msgspec.msgpack.Encoder().encode
 
 
-class _Verdict(msgspec.Struct):
-    status: int
-    output: int
-    full: int
-    held: list[Held]
-    now_us: int
-    windows: Windows
+class _Verdict:
+    __slots__ = ("full", "held", "now_us", "output", "status", "windows")
+
+    def __init__(self, status: int, output: int, full: int, held: list[Held], now_us: int) -> None:
+        self.status = status
+        self.output = output
+        self.full = full
+        self.held = held
+        self.now_us = now_us
+        self.windows: Windows = quota.windows_at(now_us)
 
 
 class RedisLedger:
@@ -86,7 +89,7 @@ class RedisLedger:
         self._local = MemoryLedger(clock, observer)
         self._turns = Turns()
         self._mine: dict[str, tuple[tuple[str, ...], float]] = {}
-        self._active: Counter[str] = Counter()  # this process's reservations by account
+        self._active: dict[str, int] = {}  # this process's reservations by account
         self._pending: deque[tuple[str, tuple[bytes, ...]]] = deque()
         self._sent = 0
         self._watcher: asyncio.Task[None] | None = None
@@ -217,7 +220,7 @@ class RedisLedger:
             (account_of(rules, read), rules)
             for (_, rules), read in zip(ask.subjects, reads, strict=True)
         ]
-        return _Verdict(status, output, full, held, now_us, quota.windows_at(now_us))
+        return _Verdict(status, output, full, held, now_us)
 
     def _granted(self, ask: Ask, verdict: _Verdict) -> Grant:
         held, windows = verdict.held, verdict.windows
@@ -225,7 +228,9 @@ class RedisLedger:
         quota.charge(held, amount, verdict.now_us, windows)  # as the script did, for the headers
         names = tuple([name for name, _ in ask.subjects])
         self._mine[ask.id] = (names, self._clock() + ask.lease_us / 1e6)
-        self._active.update(names)
+        active = self._active
+        for name in names:
+            active[name] = active.get(name, 0) + 1
         accounts = tuple([(name, rules.mask) for name, rules in ask.subjects])
         headers = limit_headers(ask.dialect, ask.policy, held, verdict.now_us, windows)
         return Grant(verdict.output, headers, Hold(accounts, amount, windows))
@@ -252,7 +257,7 @@ class RedisLedger:
         if refusal is None or refusal.meter is None or refusal.meter.unit is Unit.REQUESTS:
             return None
         name = next(name for name, rules in ask.subjects if rules is refusal.rules)
-        return name if refusal.wait_us is not None and self._active[name] > 0 else None
+        return name if refusal.wait_us is not None and name in self._active else None
 
     async def _alone(self, ask: Ask) -> Grant:
         if _has_budget(ask):
@@ -325,11 +330,15 @@ class RedisLedger:
 
     def _release(self, call_id: str) -> None:
         mine = self._mine.pop(call_id, None)
-        if mine is not None:
-            self._active.subtract(mine[0])
-            for name in mine[0]:
-                if self._active[name] <= 0:
-                    del self._active[name]
+        if mine is None:
+            return
+        active = self._active
+        for name in mine[0]:
+            left = active[name] - 1
+            if left:
+                active[name] = left
+            else:
+                del active[name]
 
     def _send(
         self, script: Script, parts: tuple[bytes, ...], *, whole: bool = False
@@ -367,8 +376,13 @@ class RedisLedger:
 def _keys(call_id: str, names: list[str]) -> list[bytes]:
     keys = [f"{PREFIX}r:{call_id}".encode()]
     for name in names:
-        keys += (f"{PREFIX}a:{name}".encode(), f"{PREFIX}c:{name}".encode())
+        keys += _account_keys(name)
     return keys
+
+
+@lru_cache(maxsize=8192)  # callers by their scopes
+def _account_keys(name: str) -> tuple[bytes, bytes]:
+    return f"{PREFIX}a:{name}".encode(), f"{PREFIX}c:{name}".encode()
 
 
 def _has_budget(ask: Ask) -> bool:
