@@ -50,7 +50,7 @@ class Fields:
                 tag = tag - _MORE + (second << _BITS)
                 at += 1
             else:
-                tag, at = _varint(raw, at - 1, end)
+                tag, at = varint(raw, at - 1, end)
         kind = tag & _KIND
         if kind == _SIZED:
             size = raw[at] if at < end else _MORE
@@ -61,12 +61,12 @@ class Fields:
                     size = size - _MORE + (second << _BITS)
                     at += 1
                 else:
-                    size, at = _varint(raw, at - 1, end)
+                    size, at = varint(raw, at - 1, end)
             self.start = at
             at += size
             self.stop = at
         elif kind == _NUMBER:
-            self.number, at = _varint(raw, at, end)
+            self.number, at = varint(raw, at, end)
         else:
             at += _fixed(kind)
         if at > end or tag <= _KIND:
@@ -98,8 +98,8 @@ def _fixed(kind: int) -> int:
     raise ValueError("a kind of field that is none")
 
 
-def _varint(raw: bytes, at: int, end: int) -> tuple[int, int]:
-    """Return a number and where what follows it begins."""
+def varint(raw: bytes, at: int, end: int) -> tuple[int, int]:
+    """Return the number that begins at `at` and where what follows it does. Raises ValueError."""
     number = shift = 0
     while True:
         if at >= end or shift > _MAX_SHIFT:

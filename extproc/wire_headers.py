@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import Final
 
+from extproc.wire_fields import varint
+
 _FIRST: Final = 0x0A  # field 1 with a length: a header in the map, a name in a header
 _VALUE: Final = 0x12  # field 2 with a length, which Envoy leaves empty
 _RAW_VALUE: Final = 0x1A  # field 3 with a length
 _KIND: Final = 0x07  # of a tag: 0 a number, 2 bytes with a length
 _SIZED: Final = 2
 _MORE: Final = 0x80  # set in each byte of a varint but the last
-_BITS: Final = 7
-_MAX_SHIFT: Final = 63  # numbers have ten bytes at most
 
 
 def read_pairs(raw: bytes) -> list[tuple[str, str]]:
@@ -28,7 +28,7 @@ def read_pairs(raw: bytes) -> list[tuple[str, str]]:
     while at < end:
         if raw[at] != _FIRST:
             raise ValueError("not a header")
-        size, at = _size(raw, at + 1, end)
+        size, at = varint(raw, at + 1, end)
         stop = at + size
         if stop > end:
             raise ValueError("cut short")
@@ -38,8 +38,8 @@ def read_pairs(raw: bytes) -> list[tuple[str, str]]:
             if (tag | size) < _MORE:  # of one byte each, as nearly all are
                 at += 2
             else:
-                tag, at = _size(raw, at, stop)
-                size, at = _size(raw, at, stop)
+                tag, at = varint(raw, at, stop)
+                size, at = varint(raw, at, stop)
             if not tag & _KIND:
                 continue  # a number, of a later Envoy
             start, at = at, at + size
@@ -51,17 +51,3 @@ def read_pairs(raw: bytes) -> list[tuple[str, str]]:
                 value = raw[start:at]
         found.append((name.decode(), value.decode("utf-8", "replace")))
     return found
-
-
-def _size(raw: bytes, at: int, end: int) -> tuple[int, int]:
-    """Return a size and where what has it begins."""
-    size = shift = 0
-    while True:
-        if at >= end or shift > _MAX_SHIFT:
-            raise ValueError("a size that does not end")
-        byte = raw[at]
-        at += 1
-        size |= (byte & ~_MORE) << shift
-        if byte < _MORE:
-            return size, at
-        shift += _BITS

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from extproc.wire_fields import varint
+
 NS_PER_S: Final = 1_000_000_000
 _SECONDS: Final = 0x08  # field 1, a varint
 _NANOS: Final = 0x10  # field 2, a varint
-_MORE: Final = 0x80  # set in each byte of a varint but the last
-_BITS: Final = 7
-_MAX_SHIFT: Final = 63  # ten bytes, the last of one bit
+_SIGN: Final = 63  # the bit of it, in two's complement
 
 
 def nanoseconds(raw: bytes) -> int:
@@ -21,19 +21,9 @@ def nanoseconds(raw: bytes) -> int:
     end = len(raw)
     while at < end:
         tag = raw[at]
-        at += 1
-        value = shift = 0
-        while True:
-            if at >= end or shift > _MAX_SHIFT:
-                raise ValueError("a number that does not end")
-            byte = raw[at]
-            at += 1
-            value |= (byte & ~_MORE) << shift
-            if byte < _MORE:
-                break
-            shift += _BITS
-        if value >> _MAX_SHIFT:  # negative: two's complement in 64 bits
-            value -= 1 << (_MAX_SHIFT + 1)
+        value, at = varint(raw, at + 1, end)
+        if value >> _SIGN:
+            value -= 1 << (_SIGN + 1)
         if tag == _SECONDS:
             total += value * NS_PER_S
         elif tag == _NANOS:

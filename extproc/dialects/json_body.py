@@ -210,16 +210,10 @@ def _is_deep(node: dict[str, Any] | list[Any], levels: int) -> bool:
     """Say whether there are more than so many levels in a value."""
     if not levels:
         return True
-    if isinstance(node, dict):
-        for child in node.values():
-            kind = type(child)
-            if (kind is dict or kind is list) and _is_deep(child, levels - 1):
-                return True
-    else:
-        for child in node:
-            kind = type(child)
-            if (kind is dict or kind is list) and _is_deep(child, levels - 1):
-                return True
+    for child in node.values() if isinstance(node, dict) else node:
+        kind = type(child)
+        if (kind is dict or kind is list) and _is_deep(child, levels - 1):
+            return True
     return False
 
 

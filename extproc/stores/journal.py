@@ -22,7 +22,6 @@ from zlib import crc32
 
 _frame: Final = struct.Struct("<LL")
 _write_frame: Final = _frame.pack_into
-_crc32: Final = crc32
 FRAME_BYTES: Final = 8
 MAX_RECORD_BYTES: Final = 1 << 20  # a longer length is not one that was written here
 MIN_REWRITE_BYTES: Final = 16 << 20  # about 100,000 calls; read back in a second
@@ -78,7 +77,7 @@ class Journal:
             self._make_room(FRAME_BYTES + size)
         reserved = self._map
         assert reserved is not None
-        _write_frame(reserved, self._size, size, _crc32(record, CHECKSUM_BEGINS))
+        _write_frame(reserved, self._size, size, _checksum(record))
         reserved[at : at + size] = record
         self._size = at + size
 
@@ -164,4 +163,4 @@ def _whole(data: bytes) -> tuple[list[bytes], int]:
 
 
 def _checksum(record: bytes) -> int:
-    return _crc32(record, CHECKSUM_BEGINS)
+    return crc32(record, CHECKSUM_BEGINS)
