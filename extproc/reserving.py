@@ -22,6 +22,7 @@ NO_GRANT: Final = Grant(0, ())
 _NOTHING: Final = (0, 0, 0)
 ONE_REQUEST: Final = (1, 0, 0)
 MAX_CALLERS: Final = 4096
+MAX_WRITTEN: Final = 256  # of the addresses, which a client makes as long as it likes
 
 
 class _Caller:
@@ -107,9 +108,10 @@ def _subjects(identified: Identified, tier: Tier) -> tuple[Subject, ...]:
         return known.subjects
     address = client_address({ADDRESSES: written}, hops) if tier.by_address else ""
     subjects = subjects_of(tier, principal, address)
-    if len(_CALLERS) >= MAX_CALLERS:
-        _CALLERS.clear()
-    _CALLERS[key_id] = _Caller(tenant, tier, written, hops, subjects)
+    if len(written) <= MAX_WRITTEN:
+        if len(_CALLERS) >= MAX_CALLERS:
+            _CALLERS.clear()
+        _CALLERS[key_id] = _Caller(tenant, tier, written, hops, subjects)
     return subjects
 
 

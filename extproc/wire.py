@@ -65,9 +65,9 @@ _SEE_ANSWER: Final = ext_proc_pb2.ProcessingResponse(
 MAX_TOLD: Final = 512  # bytes of a limit's header; all sizes of a name take 40 KB
 # By name and size, of our own headers, whose texts are short; nothing a client makes long.
 _TOLD: Final[dict[str, list[bytes]]] = {}
-# By name and size, of a kept answer's headers; and by size, of the record and of two namespaces.
+_OPTIONS: Final[dict[str, dict[int, bytes]]] = {}  # likewise: a request's id has 128 characters
+# By size, of the record and of two namespaces.
 MAX_SIZES: Final = 4096
-_OPTIONS: Final[dict[str, dict[int, bytes]]] = {}
 _RECORDS: Final[dict[int, bytes]] = {}
 _CALLS: Final[dict[int, bytes]] = {}
 _LIMITS: Final[dict[int, bytes]] = {}
@@ -308,9 +308,7 @@ def _before_option(name: str, size: int) -> bytes:
         sizes = _OPTIONS[name] = {}
     found = sizes.get(size)
     if found is None:
-        found = _before_header(name.encode(), size)
-        if len(sizes) < MAX_SIZES:  # because a request's id is as long as its caller likes
-            sizes[size] = found
+        found = sizes[size] = _before_header(name.encode(), size)
     return found
 
 

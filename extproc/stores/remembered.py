@@ -13,6 +13,7 @@ A record is a list by msgpack, its first member the kind:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -69,7 +70,7 @@ def admitted(call_id: str, one: Reservation) -> bytes:
     subjects, windows, amount = one.subjects, one.windows, one.amount
     name = subjects[-1][0] if subjects else ""
     place = _PLACES.get(name)
-    if place is None or place.subjects is not subjects or place.windows != windows:
+    if place is None or place.windows != windows or place.subjects != subjects:
         if len(_PLACES) >= MAX_PLACES:
             _PLACES.clear()
         place = _PLACES[name] = _Place(subjects, windows)
@@ -145,7 +146,7 @@ class Recall:
     def _admit(
         self, call_id: str, expires_us: int, amount: Any, windows: Any, held: Any, *, charged: bool
     ) -> None:
-        subjects = [(name, _rules_of(name, mask)) for name, mask, _ in held]
+        subjects = [(name, _rules_of(name.partition(":")[0], mask)) for name, mask, _ in held]
         pairs = [(self._account(name), rules) for name, rules in subjects]
         windows = tuple(windows)
         reservation = Reservation(subjects, pairs, tuple(amount), windows, expires_us)
@@ -165,9 +166,9 @@ class Recall:
         return found
 
 
-def _rules_of(name: str, mask: int) -> Rules:
+@lru_cache(maxsize=256)  # scopes by masks: to make them takes longer than all else of a record
+def _rules_of(scope: str, mask: int) -> Rules:
     """Return rules that charge the slots of a mask: limits themselves are no part of a charge."""
-    scope = Scope[name.partition(":")[0].upper()]
     meters = tuple(
         [
             Meter(field, "", slot, unit, window, budget, 0)
@@ -175,4 +176,4 @@ def _rules_of(name: str, mask: int) -> Rules:
             if mask & 1 << slot
         ]
     )
-    return Rules(scope, 0, 0, 0, 1, meters, mask=mask)
+    return Rules(Scope[scope.upper()], 0, 0, 0, 1, meters, mask=mask)

@@ -36,19 +36,31 @@ def test_a_round_that_failed_is_no_figure_and_says_why(
         pytest.param(
             {"off": [100.0], "memory": [120.0, 130.0, 110.0], "redis": [180.0]},
             True,
-            ["memory - off     20.0 us", "redis / memory   1.50"],
+            [
+                "PASS          memory - off <= 40 us  20.00 us",
+                "PASS          redis / memory <= 1.7  1.50 x",
+            ],
             id="all were measured",
+        ),
+        pytest.param(
+            {"off": [100.0], "memory": [140.1], "redis": [240.0]},
+            True,
+            [
+                "FAIL          memory - off <= 40 us  40.10 us",
+                "FAIL          redis / memory <= 1.7  1.71 x",
+            ],
+            id="both too dear",
         ),
         pytest.param(
             {"off": [100.0], "memory": [120.0], "redis": []},
             False,
-            ["redis    not measured", "memory - off     20.0 us"],
+            ["redis    not measured", "20.00 us", "NOT MEASURED  redis / memory"],
             id="one was not",
         ),
         pytest.param(
             {"off": [], "memory": [], "redis": [1.0]},
             False,
-            ["off      not measured", "memory   not measured", "redis        1.0 us"],
+            ["off      not measured", "NOT MEASURED  memory - off", "redis        1.0 us"],
             id="nothing to compare with",
         ),
     ],
@@ -60,7 +72,7 @@ def test_what_was_measured_is_told(
     capsys: pytest.CaptureFixture[str],
 ):
     """And what was not is called so."""
-    assert limits.report(found) is whole
+    assert limits.tell(found) is whole
     told = capsys.readouterr().out
     for line in lines:
         assert line in told

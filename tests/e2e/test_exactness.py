@@ -85,7 +85,7 @@ async def test_ledger_equals_the_providers_truth(stack: Stack) -> None:
     assert len(rows) == REQUESTS
     assert set(by_request.values()) == {1}
     truth = {r["request_id"]: r for r in stack.sim_log("a")}
-    totals: Counter[str] = Counter()
+    settled, true = Counter[str](), Counter[str]()
     for row in rows:
         number = int(row["request_id"].removeprefix("mixed-"))
         kind, told = kinds[number], truth[row["request_id"]]
@@ -99,14 +99,17 @@ async def test_ledger_equals_the_providers_truth(stack: Stack) -> None:
             assert row["output"] == told["output_tokens_sent"], (kind, row, told)
             cost = told["prompt_tokens"] * 150_000 + told["output_tokens_sent"] * 600_000
             assert row["cost_pico_usd"] == cost
-            totals["input"] += row["input"]
-            totals["truth"] += told["prompt_tokens"]
+            settled += Counter(input=row["input"], output=row["output"], pico=row["cost_pico_usd"])
+            true += Counter(
+                input=told["prompt_tokens"], output=told["output_tokens_sent"], pico=cost
+            )
         else:
             assert kind == "aborted", (kind, row, told)
             assert row["ended"] == "partial", row
             assert row["usage_source"] == "partial", row
         assert row["attempts"] == (2 if kind == "failover" else 1), (kind, row)
-    assert totals["input"] == totals["truth"] > 0
+    assert settled == true
+    assert all(true[unit] > 0 for unit in ("input", "output", "pico"))
     aborted = [row for row in rows if row["ended"] == "partial"]
     assert len(aborted) == kinds.count("aborted")
 

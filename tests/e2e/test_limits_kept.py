@@ -17,7 +17,7 @@ from .test_limits import CHAT, GOOD, all_at_once, key_of
 
 
 async def test_killed_it_forgets_nothing(fresh_stack: Callable[..., Stack]) -> None:
-    """`kill -9` again and again during load: nothing is let in twice, no slot is leaked."""
+    """`kill -9` again and again during load: nothing is let in twice."""
 
     def change(config: dict[str, Any]) -> None:
         config["tiers"] = {"counted": {"requests_per_day": 60, "concurrent_requests": 50}}

@@ -24,6 +24,7 @@ GOOD = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}]}
 RESUMES_WITHIN_S = 2.0
 LIBRARIES = "import fastapi, grpc.aio, redis"  # 0.5 to 0.65 s on a quiet machine
 STREAMS = 20
+IN_HAND = 40  # plain calls when the processor is killed: some decided, some not
 TOKENS = 300  # at 30 ms each the streams outlive the outage, which Envoy bridges for 3 s a call
 
 
@@ -66,9 +67,14 @@ async def test_killed_mid_load_it_fails_closed_and_comes_back(
         started = [asyncio.Event() for _ in range(STREAMS)]
         streams = [asyncio.create_task(stream_to_the_end(client, event)) for event in started]
         await asyncio.wait_for(asyncio.gather(*(event.wait() for event in started)), 20)
+        in_hand = [asyncio.create_task(client.post(CHAT, json=GOOD)) for _ in range(IN_HAND)]
+        await asyncio.wait(in_hand, return_when=asyncio.FIRST_COMPLETED)
         stack.processor.signal(signal.SIGKILL)
         await asyncio.to_thread(stack.processor.wait)
 
+        for answer in await asyncio.gather(*in_hand):
+            assert answer.status_code == 200 or answer.status_code >= 500, answer.text
+            assert ("error" in answer.json()) == (answer.status_code != 200)
         refused = await asyncio.gather(
             *(client.post(CHAT, json=GOOD) for _ in range(10)),
             *(

@@ -9,6 +9,7 @@ import pytest
 
 from extproc.errors import Denied
 from extproc.limits import Grant, Scope, Settlement
+from extproc.stores.slots import MAX_WAITING, WAIT_S
 from tests.ledgers import LEASE_S, Bench, rules
 
 WIDE = {"tokens_per_day": 10**15, "usd_per_month": 9_000_000}
@@ -281,3 +282,20 @@ async def test_the_answer_says_what_is_left(bench: Bench) -> None:
 
 def _done(call_id: str, grant: Grant) -> Settlement:
     return Settlement(call_id, (1, 0, 0), certain=True, hold=grant.hold)
+
+
+async def test_waiters_are_bounded(bench: Bench) -> None:
+    """Beyond the bound nobody waits in vain: refused at once."""
+    key = ("key:a", rules(concurrent_requests=1))
+    await bench.admit(key)
+    tasks = [asyncio.create_task(bench.admit(key)) for _ in range(MAX_WAITING)]
+    await bench.waiting(MAX_WAITING)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    denied = await bench.refused(key)
+    assert denied.code == "concurrency_limit_exceeded"
+    assert loop.time() - began < WAIT_S / 2
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await bench.waiting(0)

@@ -14,7 +14,6 @@ from extproc.stores import memory
 from extproc.stores.journal import Journal
 from extproc.stores.memory import MemoryLedger
 from extproc.stores.remembered import EACH, MAX_SETTLED
-from extproc.stores.slots import MAX_WAITING
 from tests.ledgers import LEASE_S, NOON, MemoryBench, rules
 
 DAY_S = 86_400
@@ -118,25 +117,6 @@ async def test_a_restarted_caller_still_waits_for_its_own_last_call(tmp_path: Pa
     await again.settle(*held, 1, 0, 0)
     await waiting
     await again.stop()
-
-
-async def test_waiters_are_bounded() -> None:
-    """Beyond the bound nobody waits in vain: refused at once."""
-    bench = MemoryBench()
-    key = ("key:a", rules(concurrent_requests=1))
-    await bench.admit(key)
-    tasks = [asyncio.create_task(bench.admit(key)) for _ in range(MAX_WAITING)]
-    await bench.waiting(MAX_WAITING)
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    denied = await bench.refused(key)
-    assert denied.code == "concurrency_limit_exceeded"
-    assert loop.time() - began < memory.WAIT_S / 2
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    await bench.waiting(0)
-    assert len(bench.ledger._slots) == 0
 
 
 def test_an_admission_is_one_step() -> None:

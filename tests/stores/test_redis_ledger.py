@@ -182,6 +182,9 @@ async def test_a_slow_redis_is_as_good_as_none(own_redis: RedisServer) -> None:
         async with shared(f"unix://{socket}") as (ledger, errors):
             got = await statuses(ledger, asks("slow", 20, ("key:b", rules(requests_per_day=30))))
             assert sorted(got) == [200] * 7 + [429] * 13
+            with pytest.raises(Denied) as caught:
+                await ledger.admit(ask("money", BUDGET))
+            assert (caught.value.status, caught.value.code) == (503, "store_unavailable")
             assert ("redis", "admit") in errors.failures or ("redis", "local") in errors.failures
     await asyncio.gather(*tasks)
 
@@ -298,7 +301,7 @@ async def test_callers_that_leave_at_any_moment(redis_server: RedisServer) -> No
     assert int(redis_server.client.hget(f"{PREFIX}a:tenant:t", "u2") or 0) == 0
 
 
-def _worker(url: str, number: int, start: Any, results: Any) -> None:
+def _worker(url: str, number: int, binding: str, start: Any, results: Any) -> None:
     """Admit 200 calls at once in a process of its own, and say what was granted."""
 
     async def run() -> list[tuple[int, int]]:
@@ -308,7 +311,13 @@ def _worker(url: str, number: int, start: Any, results: Any) -> None:
         await ledger.start()
         await asyncio.to_thread(start.wait)
         calls = [
-            ask(f"{number}-{n}", *FOUR, fixed=(1, 7, 70_000), per_output=(0, 1, 10_000), output=9)
+            ask(
+                f"{number}-{n}",
+                *FOUR[binding],
+                fixed=(1, 7, 70_000),
+                per_output=(0, 1, 10_000),
+                output=9,
+            )
             for n in range(200)
         ]
         done = await asyncio.gather(*(ledger.admit(c) for c in calls), return_exceptions=True)
@@ -320,18 +329,29 @@ def _worker(url: str, number: int, start: Any, results: Any) -> None:
     results.put(asyncio.run(run()))
 
 
-FOUR = (
-    ("global", rules(tokens_per_day=4_321)),
-    ("key:a", rules(requests_per_day=333, usd_per_month="0.00004")),  # 250 calls of 160,000 pico
-)
+# A call takes 16 tokens and 160,000 pico-USD at most; of three limits the one that is named binds.
+FOUR = {
+    binding: (
+        ("global", rules(tokens_per_day=limits[1])),
+        ("key:a", rules(requests_per_day=limits[0], usd_per_month=limits[2])),
+    )
+    for binding, limits in {
+        "requests": (333, 100_000, "1"),
+        "tokens": (700, 4_321, "1"),
+        "usd": (700, 100_000, "0.00004"),
+    }.items()
+}
 
 
-def test_four_processes_admit_no_more_than_one_would(redis_server: RedisServer) -> None:
+@pytest.mark.parametrize("binding", FOUR)
+def test_four_processes_admit_no_more_than_one_would(
+    redis_server: RedisServer, binding: str
+) -> None:
     """800 calls at once from four processes: not one request, token or pico-USD too many."""
     context = multiprocessing.get_context("spawn")
     start, results = context.Barrier(4), context.Queue()
     workers = [
-        context.Process(target=_worker, args=(redis_server.url, number, start, results))
+        context.Process(target=_worker, args=(redis_server.url, number, binding, start, results))
         for number in range(4)
     ]
     for worker in workers:
@@ -341,9 +361,12 @@ def test_four_processes_admit_no_more_than_one_would(redis_server: RedisServer) 
         worker.join()
     counted = sum(one[0] for one in granted)
     spent = sum(one[1] for one in granted)
-    assert 0 < len(granted) <= 333
-    assert counted <= 4_321
-    assert spent <= 40_000_000
-    assert spent > 40_000_000 - 160_000  # and hardly anything is left of it
+    # And hardly anything is left: all of the requests, less than one more call of the others.
+    used, limit, call = {
+        "requests": (len(granted), 333, 1),
+        "tokens": (counted, 4_321, 16),
+        "usd": (spent, 40_000_000, 160_000),
+    }[binding]
+    assert limit - call < used <= limit
     read = redis_server.client.hgetall(f"{PREFIX}a:key:a")
     assert (int(read[b"u0"]), int(read[b"u4"])) == (len(granted), spent)
