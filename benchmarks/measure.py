@@ -20,7 +20,7 @@ KILOBYTE = 1024
 SIZES = {"1 KB": 1, "4 KB": 4, "30 KB": 30, "350 KB": 350, "1 MB": 1024}  # in kilobytes
 SHAPES = {"10 x 100 KB": (10, 100 * KILOBYTE), "100,000 x 1 B": (100_000, 1)}
 IDLE = (3, 4, 7)  # the rungs with a processor of ours
-PAIR = (2, 4)  # what the product adds is counted against plain Envoy
+PAIR = BARE, PRODUCT = (2, 4)  # what the product adds is counted against plain Envoy
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,12 @@ from typing import Any
 
 from benchmarks.idle import CALLS
 from benchmarks.load import Sample, spread
-from benchmarks.measure import PAIR, Loaded, Rounds
+from benchmarks.measure import BARE, PRODUCT, Loaded, Rounds
 from benchmarks.rungs import NAMES, NO_OPS
 from benchmarks.streaming import FAST_PACE_MS, LONG_CHUNKS, PACE_MS, STALL_MS, Found
 from benchmarks.streams import Streamed
 from benchmarks.verdicts import Verdict
 
-BARE, PRODUCT = PAIR
 LANE, GRPCIO = NO_OPS
 Figure = Mapping[str, float] | None
 ABSENT = "-"
@@ -107,6 +106,10 @@ def _streaming(found: Found) -> dict[str, Any]:
     return {
         "pace_ms": PACE_MS,
         "streams": found.count,
+        "climb": {
+            str(number): {str(one.streams): one.gap_p99 for one in seen}
+            for number, seen in sorted(found.ladder.items())
+        },
         "complete": all(seen.completed == seen.streams for seen in product),
         "rungs": {
             str(number): {
@@ -224,7 +227,7 @@ def _streams(streaming: Mapping[str, Any]) -> str:
         for number, rung in streaming["rungs"].items()
     ]
     title = f"SSE: {streaming['streams']} streams at {streaming['pace_ms']:g} ms"
-    lines = [_table(title, head, rows)]
+    lines = [_table(title, head, rows), *_climb(streaming["climb"])]
     if streaming["added_gap_p99_ms"]:
         names = ("ttft_p50", "ttft_p99", "gap_p50", "gap_p99")
         parts = [f"{n} {_range(streaming[f'added_{n}_ms'], '+.2f')}" for n in names]
@@ -245,6 +248,12 @@ def _streams(streaming: Mapping[str, Any]) -> str:
         costs = (f"{n} {_range(one, '.1f')}" for n, one in streaming["translated_us"].items())
         lines.append(f"a translated stream's chunk in the processor, CPU us: {', '.join(costs)}")
     return "\n".join(lines)
+
+
+def _climb(climb: Mapping[str, Mapping[str, float]]) -> list[str]:
+    bare, product = climb.get(str(BARE), {}), climb.get(str(PRODUCT), {})
+    both = [f"{n} {bare[n]:.2f} and {product[n]:.2f}" for n in product if n in bare]
+    return [f"gap p99 of rungs 2 and 4 by streams, once each: {', '.join(both)}"] if both else []
 
 
 def _middle(figure: Figure, form: str = ".0f") -> str:

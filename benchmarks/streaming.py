@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from benchmarks import streams, translation
 from benchmarks.envoy import STREAM_HEADER
-from benchmarks.measure import PAIR, turned
+from benchmarks.measure import PAIR, PRODUCT, turned
 from benchmarks.processes import cpu_seconds
 from benchmarks.rungs import Rung
 from benchmarks.streams import Spec, Streamed
@@ -82,7 +82,8 @@ def climb(rungs: Mapping[int, Rung], seconds: float, last: int, found: Found) ->
     """Double the streams until the direct or the plain Envoy rung loses its pace.
 
     `found.count` is then the highest count that the machine itself carries: above it there is no
-    baseline to compare with.
+    baseline to compare with. The product is asked at each of them, once, so that it shows where
+    its own tail leaves Envoy's; it does not end the climb.
     """
     count = FIRST_COUNT
     while count <= last:
@@ -93,6 +94,9 @@ def climb(rungs: Mapping[int, Rung], seconds: float, last: int, found: Found) ->
                 found.ladder.setdefault(number, []).append(seen)
                 good = healthy(seen, PACE_MS)
                 _say(f"{count} streams, rung {number}: gap p99 {seen.gap_p99:.2f} ms")
+        if good and PRODUCT in rungs:
+            seen = streams.run(paced(rungs[PRODUCT], count, seconds, PACE_MS))
+            found.ladder.setdefault(PRODUCT, []).append(seen)
         if not good:
             if count == FIRST_COUNT:
                 _say("the machine is too busy for streaming figures: do not trust those below")

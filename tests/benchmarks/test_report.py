@@ -43,6 +43,7 @@ def measured(
 def streaming(gap_p99: float = 51.4, completed: int = 400, long_us: float = 260.0) -> Found:
     found = Found(count=400, held=200, answer_us={1: 250.0, LONG_CHUNKS: long_us})
     found.translated_us = {"to OpenAI": [11.0, 12.0, 13.0]}
+    found.ladder = {1: [streamed(50.5)], 2: [streamed(51.0)], 4: [streamed(51.3)]}
     found.rounds[2] = [streamed(51.0)] * 3
     found.rounds[4] = [streamed(gap_p99, completed)] * 3
     return found
@@ -105,6 +106,7 @@ def test_tables_show_every_rung_and_verdict_and_survive_json():
         "4,000 (3,500..4,900)",
         "0.025",
         "400 streams at 50 ms",
+        "once each: 400 51.00 and 51.30\n",
         "0.005 us per token",
         "219.0",
         "12.0 (11.0..13.0)",
