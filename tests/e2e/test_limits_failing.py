@@ -18,6 +18,7 @@ from .stack import Stack, start_stack, wait_for
 from .test_limits import ADMIN_TOKEN, ADMIN_VARIABLE
 
 LIMITS = {"requests_per_day": 1000, "tokens_per_day": 10_000_000, "usd_per_month": 100}
+CALLS = 5
 CALLERS_AT_ONCE = 40  # because the gateway looks for new keys only so often
 SIMS = {**SIMULATED, "grumpy": "anthropic"}
 BROKEN = ("reset", "garbage", "limited", "limited-claude")
@@ -207,3 +208,58 @@ def test_a_call_that_failed_over_holds_one_slot_until_its_end(
     assert (row["attempts"], row["provider"], row["ended"]) == (2, "a", "partial")
     used = caller.used()
     assert (used["requests_per_day"], used["concurrent_requests"]) == (1, 0)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How a call fails at all its targets: its model, what it says to the provider, the answer."""
+
+    model: str
+    status: int
+    headers: dict[str, str]
+
+
+def _sim(status: int) -> Failure:
+    return Failure("told", status, {"x-sim-status": str(status)})
+
+
+SLOW = {"x-sim-latency-ms": "5000", "x-llm-timeout-ms": "60"}
+FAILURES = {
+    **{f"a provider's {one}": _sim(one) for one in (400, 401, 404, 413, 429, 500, 503, 529)},
+    "a refused connection": Failure("refused", 502, {}),
+    "a reset connection": Failure("reset", 502, {}),
+    "no HTTP": Failure("garbage", 502, {}),
+    "no answer in time": Failure("told", 504, SLOW),
+    "a refused connection, then 503": Failure("both", 503, {"x-sim-status": "503"}),
+    "a refused connection, then silence": Failure("both", 504, SLOW),
+}
+# To the limits the same as another.
+ALIKE = {f"a provider's {status}" for status in (401, 404, 413, 529)}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("how", [how for how in FAILURES if how not in ALIKE])
+def test_a_failed_call_gives_its_slot_back(
+    running: Stack, caller: Caller, how: str, dialect: str, stream: bool
+) -> None:
+    """One after another on one slot: each gets the failure itself and never a refusal.
+
+    Only the caller's own errors are requests, and none costs tokens or money.
+    """
+    failure = FAILURES[how]
+    own = failure.status == 400
+    with httpx.Client(base_url=running.base, timeout=30) as client:
+        client.headers.update({**caller.headers, **failure.headers})
+        body = body_of(dialect, f"{failure.model}-{dialect}", stream=stream)
+        answers = [client.post(PATHS[dialect], json=body) for _ in range(CALLS)]
+    assert [one.status_code for one in answers] == [failure.status] * CALLS
+    assert [one for one in answers if "concurrency_limit_exceeded" in one.text] == []
+    caller.settled(CALLS)
+    used = caller.used()
+    assert used.pop("usd_per_month") == "0"
+    assert used == {
+        "requests_per_day": CALLS if own else 0,
+        "tokens_per_day": 0,
+        "concurrent_requests": 0,
+    }
