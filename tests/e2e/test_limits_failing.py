@@ -15,7 +15,7 @@ from .broken import Broken
 from .config import SIMULATED
 from .failing import CHAT, DIALECTS, GOOD, PATHS, PRICE, TOLD, model
 from .stack import Stack, start_stack, wait_for
-from .test_limits import ADMIN_TOKEN, ADMIN_VARIABLE
+from .test_limits import ADMIN_TOKEN, ADMIN_VARIABLE, ends_within
 
 LIMITS = {"requests_per_day": 1000, "tokens_per_day": 10_000_000, "usd_per_month": 100}
 CALLS = 5
@@ -235,6 +235,56 @@ FAILURES = {
 }
 # To the limits the same as another.
 ALIKE = {f"a provider's {status}" for status in (401, 404, 413, 529)}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
+@pytest.mark.parametrize("provider", DIALECTS)
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("failure", FAILURES.values(), ids=FAILURES)
+def test_an_error_says_what_is_left(  # noqa: PLR0917 (one row of the matrix)
+    running: Stack, caller: Caller, failure: Failure, dialect: str, provider: str, stream: bool
+) -> None:
+    """A provider's own, a translated one, and what Envoy says where there is none of either."""
+    answer = httpx.post(
+        f"{running.base}{PATHS[dialect]}",
+        json=body_of(dialect, f"{failure.model}-{provider}", stream=stream),
+        headers={**caller.headers, **failure.headers},
+        timeout=30,
+    )
+    assert answer.status_code == failure.status
+    assert ("x-llm-provider" in answer.headers) == (failure.status not in {502, 504})
+    check_told(dialect, answer.headers)
+
+
+def check_told(dialect: str, told: httpx.Headers) -> None:
+    """Fail unless an answer tells the gateway's limits, and no others, as of the first call."""
+    limits = REQUESTS[dialect], TOKENS[dialect]
+    ours = {"ratelimit-policy", "ratelimit", *itertools.chain(*limits)}
+    assert {name for name in told if "ratelimit" in name} == ours
+    (requests, left, resets), (tokens, tokens_left, tokens_reset) = limits
+    assert (told[requests], told[left], told[tokens]) == ("1000", "999", "10000000")
+    assert 10_000_000 - 10_000 < int(told[tokens_left]) < 10_000_000
+    for reset in (resets, tokens_reset):
+        assert dialect == "openai" or ends_within(told[reset], 86_400)
+    assert told["ratelimit-policy"].startswith('"key/requests_per_day";q=1000;w=86400')
+    assert told["ratelimit"].startswith('"key/requests_per_day";r=999;')
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("provider", DIALECTS)
+def test_a_providers_own_limits_are_told_to_nobody(
+    running: Stack, caller: Caller, dialect: str, provider: str
+) -> None:
+    """Its 429 has the limits of the caller, or none: not those of the operator's account."""
+    free = {"authorization": f"Bearer {running.create_key(f'free-{dialect}-{provider}')}"}
+    told = {}
+    for whose, headers in (("limited", caller.headers), ("free", free)):
+        body = body_of(dialect, f"limited-{provider}-{dialect}-{whose}")
+        answer = httpx.post(f"{running.base}{PATHS[dialect]}", json=body, headers=headers)
+        assert (answer.status_code, answer.headers["x-llm-attempts"]) == (429, "1")
+        told[whose] = answer.headers
+    check_told(dialect, told["limited"])
+    assert [name for name in told["free"] if "ratelimit" in name] == []
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
