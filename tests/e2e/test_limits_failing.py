@@ -71,6 +71,9 @@ def configure(config: dict[str, Any], broken: Mapping[str, Broken]) -> None:
             # One a call, because its limits say a minute and it is left alone for as long.
             name = f"limited-{dialect}-{other}-{whose}"
             models[name] = model((f"limited-{dialect}", name))
+        keyless = providers[told] | {"api_key": {"env": "LLM_EDGE_TEST_NO_SUCH_KEY"}}
+        providers[f"keyless-{dialect}"] = keyless
+        models[f"keyless-{dialect}"] = model((f"keyless-{dialect}", "x"))
         models[f"refused-{dialect}"] = model((f"refused-{dialect}", "x"))
         models[f"told-{dialect}"] = model((told, "x"))
         models[f"both-{dialect}"] = model((f"refused-{dialect}", "x"), (told, "y"))
@@ -229,6 +232,7 @@ FAILURES = {
     "a refused connection": Failure("refused", 502, {}),
     "a reset connection": Failure("reset", 502, {}),
     "no HTTP": Failure("garbage", 502, {}),
+    "no credential for the provider": Failure("keyless", 503, {}),
     "no answer in time": Failure("told", 504, SLOW),
     "a refused connection, then 503": Failure("both", 503, {"x-sim-status": "503"}),
     "a refused connection, then silence": Failure("both", 504, SLOW),
@@ -252,7 +256,8 @@ def test_an_error_says_what_is_left(  # noqa: PLR0917 (one row of the matrix)
         timeout=30,
     )
     assert answer.status_code == failure.status
-    assert ("x-llm-provider" in answer.headers) == (failure.status not in {502, 504})
+    by_envoy = failure.status in {502, 504} or failure.model == "keyless"
+    assert ("x-llm-provider" in answer.headers) != by_envoy
     check_told(dialect, answer.headers)
 
 
