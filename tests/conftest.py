@@ -10,10 +10,15 @@ from pathlib import Path
 import httpx
 import httpx2
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.written import Write
 
 DATA_VARIABLE = "LLM_EDGE_TEST_DATA"
+
+# No test fails for the time it took: a busy machine would decide it.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session", autouse=True)

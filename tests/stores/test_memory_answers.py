@@ -198,7 +198,7 @@ OPS = st.lists(
 )
 
 
-@settings(deadline=None, suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=list(HealthCheck))
 @given(ops=OPS, max_bytes=st.sampled_from((3_000, 12_000, 40_000, 10**8)))
 def test_any_order_of_calls(ops: list[tuple[str, int, int]], max_bytes: int) -> None:
     """Never over the bound, never what is over, purged or replaced; all of it where there is room."""

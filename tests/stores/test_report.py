@@ -94,9 +94,7 @@ def test_sums_beyond_64_bits(kept: Kept) -> None:
     assert row.cost_pico_usd == 4 * (2**63 - 1)
 
 
-@settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 @given(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=20))
 def test_sums_are_exact(kept: Kept, costs: list[int]) -> None:
     """No sum differs from Python's."""

@@ -70,7 +70,7 @@ TALK = (
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(0, len(TALK)), max_size=25))
 def test_messages_may_be_cut_and_joined_at_will(cuts: list[int]) -> None:
     """DATA frames of any size give the same answers."""
