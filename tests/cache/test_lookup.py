@@ -13,9 +13,12 @@ from extproc.cache.control import Control
 from extproc.cache.key import VARY
 from extproc.cache.lookup import MAX_REPEATED_BYTES, Asked, Use, ask, ask_each, judge, remaining_ms
 from extproc.cache.reasons import Reason
+from extproc.cache.rules import HOSTED, STATE
 from extproc.cache_policy import OFF, ModelPolicy, Policy, Scope, Terms
+from extproc.dialects import json_body
 from extproc.domain import ENDPOINTS, EndpointName, Head, Principal
-from tests.cache.asking import read, written
+from extproc.errors import Denied
+from tests.cache.asking import LEAST, read, written
 
 POLICY = Policy(True, models={"m": ModelPolicy("v1"), "m2": ModelPolicy("v1")})
 ALICE = Principal("acme", "key_alice", "free")
@@ -145,6 +148,30 @@ def test_what_cannot_be_made_canonical_has_no_key_and_is_no_error() -> None:
     ):
         found = ask(POLICY, Head("POST", "/", "", {}, False), ALICE, call, broken)
         assert (found.key, found.reason) == (None, Reason.NOT_CANONICAL)
+
+
+READ = ("n", "stop", "store", "temperature", "tool_choice", "tools", "user")
+NAMES = {*READ, *(n for ruled in (HOSTED, STATE) for names in ruled.values() for n in names)}
+ANYTHING: tuple[Any, ...] = (
+    *(None, True, 0, 1, 1.0, 0.5, 10**30, "", "x"),
+    *([], ["x"], [1], [None], [[]], [{}], [{"type": []}], {}, {"type": 0.5}),
+)
+
+
+@pytest.mark.parametrize("endpoint", LEAST)
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_no_body_that_was_accepted_is_an_error(endpoint: EndpointName, name: str) -> None:
+    """Of the fields that the rules look at none need be of a type that a dialect checks."""
+    for value in ANYTHING:
+        body = written(endpoint, {name: value})
+        try:
+            call = read(endpoint, body)
+        except Denied:
+            continue
+        head = Head("POST", PATHS[endpoint], "", {}, False)
+        found = ask(POLICY, head, ALICE, call, body, json_body.members(body))
+        again = ask(POLICY, head, ALICE, call, body)
+        assert (found.key, found.reason) == (again.key, again.reason)
 
 
 @pytest.mark.parametrize(
