@@ -125,11 +125,18 @@ def test_a_model_whose_providers_have_other_defaults() -> None:
         pytest.param({"policy": replace(POLICY, tiers={"free": Terms(enabled=False)})}, Reason.OFF, id="off for the tier"),
         pytest.param({"endpoint": "count_tokens"}, Reason.ENDPOINT, id="a count"),
         pytest.param({"temperature": 2}, Reason.TEMPERATURE, id="a rule"),
+        pytest.param({"query": "a=\ufffd"}, Reason.NOT_CANONICAL, id="a query that was no UTF-8"),
+        *[pytest.param({"with_header": name}, Reason.NOT_CANONICAL, id=f"{name} that was no UTF-8") for name in VARY],
+        pytest.param({"with_header": "x-of-nobody"}, None, id="a header that changes no answer"),
         pytest.param({"of_tomorrow": 1e308 * 10**0, "seed": 2**63 - 1}, None, id="large numbers"),
     ],
 )  # fmt: skip
 def test_why_a_call_has_no_key(change: dict[str, Any], reason: Reason | None) -> None:
-    found = asked(**change, headers={"cache-control": "only-if-cached"})
+    headers = {"cache-control": "only-if-cached"}
+    if "with_header" in change:
+        headers[change["with_header"]] = "a\ufffd"
+    fields = {name: value for name, value in change.items() if name != "with_header"}
+    found = asked(**fields, headers=headers)
     assert found.reason is reason
     assert (found.key is None) is (reason is not None)
     assert found.control.only_if_cached
