@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from extproc.answers import Entry
 from extproc.cache.control import Control
@@ -19,6 +21,7 @@ from extproc.dialects import json_body
 from extproc.domain import ENDPOINTS, EndpointName, Head, Principal
 from extproc.errors import Denied
 from tests.cache.asking import LEAST, read, written
+from tests.cache.test_key import principals
 
 POLICY = Policy(True, models={"m": ModelPolicy("v1"), "m2": ModelPolicy("v1")})
 ALICE = Principal("acme", "key_alice", "free")
@@ -78,6 +81,22 @@ BOB = Principal("acme", "key_bob", "free")
 def test_who_shares_answers(scope: Scope, other: Principal, shares: bool) -> None:
     policy = replace(POLICY, scope=scope)
     assert (key(policy) == key(policy, other)) is shares
+
+
+@given(one=principals, other=principals, scope=st.sampled_from(["tenant", "key", "shared"]))
+@example(one=Principal("a", "b", ""), other=Principal("a:b", "", ""), scope="key")
+@example(one=Principal("", "", ""), other=Principal("\x00", "", ""), scope="tenant")
+@example(one=Principal("e\u0301", "", ""), other=Principal("\u00e9", "", ""), scope="tenant")
+@example(one=Principal("a", "", "b"), other=Principal("ab", "", ""), scope="tenant")
+@example(one=Principal("a", "", "b"), other=Principal("a", "", ""), scope="shared")
+def test_two_callers_share_only_what_is_within_the_scope_and_tier_of_both(
+    one: Principal, other: Principal, scope: Scope
+) -> None:
+    """Whatever they are called, from the request on."""
+    within = {"tenant": ("tenant",), "key": ("tenant", "key_id"), "shared": ()}[scope]
+    share = all(getattr(one, name) == getattr(other, name) for name in (*within, "tier"))
+    policy = replace(POLICY, scope=scope)
+    assert (key(policy, one) == key(policy, other)) is share
 
 
 @pytest.mark.parametrize(
