@@ -273,6 +273,9 @@ async def test_an_answer_that_our_limit_cut_is_not_anothers() -> None:
     bench.settle(await bench.send(max_tokens=1000), cut)
     bench.settle(await bench.send(max_tokens=20), cut)
     assert bench.watcher.fills == ["output-bound", "stored"]
+    free = Bench()
+    free.settle(await free.send(max_tokens=20), cut)
+    assert free.watcher.fills == ["stored"]
 
 
 async def test_an_answer_that_ended_before_a_purge_is_forgotten_with_it() -> None:
