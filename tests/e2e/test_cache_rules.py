@@ -107,7 +107,7 @@ def test_a_key_that_has_ended_gets_a_401_and_no_kept_answer(
     caller: Caller, asked: str, ending: str
 ) -> None:
     """It had the answer the moment before."""
-    words = ["--expires", "3s"] if ending == "expired" else []
+    words = ["--expires", "6s"] if ending == "expired" else []
     key = caller.stack.create_key("ends", "--tenant", TENANT, *words)
     caller.keep(asked, key=key)
     if ending == "revoked":
