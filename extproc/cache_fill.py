@@ -22,6 +22,7 @@ from extproc.record import Record
 from extproc.settlement import is_callers_error
 
 _FINISHED: Final = Ended.FINISHED  # because to read a member of an enum takes 700 instructions
+_PURGED: Final = Reason.PURGED
 _OK: Final = 200
 
 
@@ -42,10 +43,14 @@ def fill(gateway: Gateway, record: Record, entry: LogEntry, outcome: Outcome) ->
     found = _judged(gateway, record, filling, entry, outcome)
     key = key_of(filling.digest, outcome.served_model)
     if isinstance(found, Entry):
-        found = _keep(caching, filling.inputs, key, found)
+        # From its beginning, because what a purge is about may be what it was asked of.
+        if caching.answers.purged_since(outcome.tenant, outcome.model, entry.start_ms):
+            found = _PURGED
+        else:
+            found = _keep(caching, filling.inputs, key, found)
     gateway.observer.kept("stored" if isinstance(found, Entry) else found.value)
     if filling.leads:
-        end = found if isinstance(found, Entry) else _end(outcome)
+        end = found if isinstance(found, Entry) else _end(outcome, found)
         planned = record.attempts[0].model  # by which others wait
         if planned != outcome.served_model:
             key = key_of(filling.digest, planned)
@@ -116,8 +121,10 @@ def _judged(
     )
 
 
-def _end(outcome: Outcome) -> End:
+def _end(outcome: Outcome, reason: Reason) -> End:
     """Say whether another call would fare better where this one's answer is not kept."""
+    if reason is _PURGED:
+        return End.FAILED
     if outcome.ended is _FINISHED:
         return End.UNSHARED
     return End.UNSHARED if is_callers_error(outcome.status) else End.FAILED

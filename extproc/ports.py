@@ -100,6 +100,9 @@ class ResponseCache(Protocol):
     def put(self, key: bytes, entry: Entry) -> None:
         """Offer an entry, which admission may decline; never raises, never blocks."""
 
+    def purged_since(self, tenant: str, model: str, at_ms: int) -> bool:
+        """Say whether answers to a call that began then have been purged since."""
+
     async def purge(self, *, tenant: str | None = None, model: str | None = None) -> None:
         """Forget the entries of a tenant, of a model, of one in the other, or all of them.
 

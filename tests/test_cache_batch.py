@@ -127,7 +127,8 @@ async def test_what_is_known_ends_with_the_first_of_it() -> None:
     bench.clock.now += 1000
     await bench.ask(["c", "d"])
     bench.clock.now += 2000
-    assert (await bench.ask(["d", "a"])).said == "llm-edge; hit; ttl=600"
+    hit = await bench.ask(["d", "a"])
+    assert (hit.said, hit.answered.headers["age"]) == ("llm-edge; hit; ttl=600", "3000")
     bench.clock.now += 600
     assert (await bench.ask(["a", "d", "b"])).sent == ["a", "b"]
 

@@ -273,6 +273,9 @@ async def test_an_answer_that_our_limit_cut_is_not_anothers() -> None:
     bench.settle(await bench.send(max_tokens=1000), cut)
     bench.settle(await bench.send(max_tokens=20), cut)
     assert bench.watcher.fills == ["output-bound", "stored"]
+    free = Bench()
+    free.settle(await free.send(max_tokens=20), cut)
+    assert free.watcher.fills == ["stored"]
 
 
 async def test_an_answer_that_ended_before_a_purge_is_forgotten_with_it() -> None:
@@ -283,6 +286,42 @@ async def test_an_answer_that_ended_before_a_purge_is_forgotten_with_it() -> Non
     await bench.answers.purge(tenant="acme")
     bench.settle(sent, start_ms=int(bench.clock() * 1000) - 1_500, duration_ms=1_400.0)
     assert not (await bench.send()).told
+
+
+@pytest.mark.parametrize(
+    ("purged", "kept"),
+    [
+        pytest.param({"tenant": "acme"}, False, id="its tenant"),
+        pytest.param({"model": "small"}, False, id="its model"),
+        pytest.param({}, False, id="everything"),
+        pytest.param({"tenant": "umbrella"}, True, id="another tenant"),
+        pytest.param({"tenant": "acme", "model": "large"}, True, id="another model of its tenant"),
+    ],
+)
+async def test_an_answer_under_way_is_forgotten_with_a_purge(
+    purged: dict[str, str], kept: bool
+) -> None:
+    """Whoever waits for it is not told it: the next one asks, and its answer is kept."""
+    bench = Bench()
+    bench.clock.now += 5
+    began_ms = int(bench.clock() * 1000)
+    first = await bench.send()
+    waits = bench.begin()
+    await bench.waiting(1)
+    bench.clock.now += 1
+    await bench.answers.purge(**purged)
+    bench.clock.now += 1
+    bench.settle(first, start_ms=began_ms, duration_ms=2_000.0)
+    assert bench.watcher.fills == ["stored" if kept else "purged"]
+    then = await waits
+    assert then.told is kept
+    if not kept:
+        assert not (await bench.send(temperature=0.5)).told
+        again = bench.begin()
+        await bench.waiting(1)  # for the one that leads now
+        bench.settle(then, start_ms=began_ms + 2_000, duration_ms=0.0)
+        assert (await again).told
+    assert (await bench.send()).told
 
 
 async def test_an_entry_from_before_the_cache_was_turned_off() -> None:

@@ -218,6 +218,18 @@ async def test_a_follower_whose_time_is_over_is_told_so() -> None:
     assert (await bench.send()).told
 
 
+async def test_a_follower_that_is_to_lead_too_late_leads_nobody() -> None:
+    """The leader failed when the follower's time was over: whoever asks next is sent at once."""
+    bench = Bench()
+    first, (task,) = await led(bench, headers={"x-llm-timeout-ms": "9000"})
+    began = bench.gateway.steady
+    bench.gateway.steady = lambda: began() + 9
+    bench.settle(first, done=False)
+    late = await task
+    assert (late.status, late.error) == (504, "upstream_timeout")
+    assert len(bench.flights) == 0
+
+
 async def test_a_wait_that_envoy_would_end_is_ended_before() -> None:
     """Then the call goes upstream itself."""
     bench = Bench(wait_ms=1)

@@ -44,7 +44,7 @@ def varying(headers: Mapping[str, str]) -> tuple[str, ...]:
     for name in VARY:
         if name in headers:
             return tuple([headers.get(name, "") for name in VARY])
-    return _NO_HEADERS
+    return NO_HEADERS
 
 
 def digest(
@@ -65,7 +65,7 @@ def digest(
     `query` the part of the URL after `?`, `headers` as `varying`, `form` as `canonical.form`.
     Pure; two calls have one key if all arguments are equal, and else only with probability 2**-256.
     """
-    plain = not query and (headers is _NO_HEADERS or headers == _NO_HEADERS)
+    plain = not query and (headers is NO_HEADERS or headers == NO_HEADERS)
     state = _of_caller(secret, scope, policy, tier, endpoint, model).copy()
     before = _PLAIN if plain else _joined((query, _joined(headers)))
     state.update(b"%b%d:%b," % (before, len(form), form))
@@ -101,5 +101,5 @@ def _joined(parts: tuple[str | bytes, ...]) -> bytes:
     return b"".join([b"%d:%b," % (len(one), one) for one in written])
 
 
-_NO_HEADERS: Final = ("",) * len(VARY)
-_PLAIN: Final = _joined(("", _joined(_NO_HEADERS)))
+NO_HEADERS: Final = ("",) * len(VARY)
+_PLAIN: Final = _joined(("", _joined(NO_HEADERS)))

@@ -13,7 +13,7 @@ from extproc.answers import Entry
 from extproc.cache import canonical, rules
 from extproc.cache.asked import Asked
 from extproc.cache.control import ANYTHING, Control, read
-from extproc.cache.key import digest, scope_of, varying
+from extproc.cache.key import NO_HEADERS, digest, scope_of, varying
 from extproc.cache.reasons import Reason
 from extproc.cache_policy import Policy
 from extproc.dialects.json_body import Members
@@ -22,6 +22,8 @@ from extproc.domain import Call, Head, Principal
 # Of all of a call but its inputs, which is part of each one's key, times the inputs: 10 ms of the
 # loop, where 2,048 inputs beside 10 MB of something else would take 45 s.
 MAX_REPEATED_BYTES: Final = 4 * 1024 * 1024
+# What stands for bytes of a header that are no UTF-8: which ones they were is not known any more.
+REPLACED: Final = "\ufffd"
 
 
 class Use(Enum):
@@ -71,9 +73,14 @@ def ask(  # noqa: PLR0917 (what a verdict is made of, all of it needed)
         return _without(reason, head)
     api_defaults = policy.models[model].api_defaults
     form = canonical.form(endpoint, values, api_defaults=api_defaults)
-    if form is None:
+    headers = varying(head.headers)
+    if (
+        form is None
+        or REPLACED in head.query
+        or (headers is not NO_HEADERS and any(REPLACED in value for value in headers))
+    ):
         return _without(Reason.NOT_CANONICAL, head)
-    key = _key(policy, head, principal, call, form)
+    key = _key(policy, head, principal, call, headers, form=form)
     return Asked(key, None, _control(head), ttl_ms)
 
 
@@ -97,10 +104,14 @@ def ask_each(
     around = values and canonical.around_input(values, api_defaults=api_defaults)
     assert around, "ask found a canonical form"
     before, after = around
-    rest = (before, after, head.query, *varying(head.headers))
+    headers = varying(head.headers)
+    rest = (before, after, head.query, *headers)
     if sum([len(one) for one in rest]) * len(inputs) > MAX_REPEATED_BYTES:
         return None
-    return [_key(policy, head, principal, call, b"".join((before, o, after))) for o in inputs]
+    return [
+        _key(policy, head, principal, call, headers, form=b"".join((before, one, after)))
+        for one in inputs
+    ]
 
 
 def judge(entry: Entry | None, asked: Asked, now_ms: int) -> Use:
@@ -130,7 +141,15 @@ def _control(head: Head) -> Control:
     return read(written) if written else ANYTHING
 
 
-def _key(policy: Policy, head: Head, principal: Principal, call: Call, form: bytes) -> bytes:
+def _key(
+    policy: Policy,
+    head: Head,
+    principal: Principal,
+    call: Call,
+    headers: tuple[str, ...],
+    *,
+    form: bytes,
+) -> bytes:
     return digest(
         secret=policy.secret,
         scope=scope_of(policy.scope, principal),
@@ -139,6 +158,6 @@ def _key(policy: Policy, head: Head, principal: Principal, call: Call, form: byt
         endpoint=call.endpoint.name,
         model=call.model,
         query=head.query,
-        headers=varying(head.headers),
+        headers=headers,
         form=form,
     )

@@ -31,4 +31,5 @@ class Reason(StrEnum):
     CONTENT_FILTER = "content-filter"
     REFUSAL = "refusal"
     TOOL_CALLS = "tool-calls"
+    PURGED = "purged"  # while it was under way
     UNREADABLE = "unreadable"  # not a complete answer of this endpoint that ended as known

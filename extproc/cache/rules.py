@@ -40,6 +40,7 @@ HOSTED: Final[dict[EndpointName, frozenset[str]]] = {
 }
 # Tools that the caller runs; Anthropic's have no type, or "custom". All others may be hosted.
 CLIENT_TOOLS: Final = (None, "function", "custom")  # no set: a type that is a list is no error
+_NOT_TO_BE_STORED: Final = (None, False)
 _FORMS: Final[dict[str, Form]] = {"application/json": "json", "text/event-stream": "sse"}
 
 
@@ -86,8 +87,9 @@ def bypass(policy: Policy, call: Call, values: Values) -> Reason | None:
     if bound is not None and _temperature(values.get("temperature")) > bound:
         return Reason.TEMPERATURE
     stored = values.get("store")
-    # Responses are stored unless the caller says no; nothing else is unless it says yes.
-    if stored is not False if endpoint == "responses" else stored is True:
+    # Responses are stored unless the caller says no; nothing else is unless it says yes, and some
+    # servers take 1 or "true" for it.
+    if stored is not False if endpoint == "responses" else stored not in _NOT_TO_BE_STORED:
         return Reason.STORE
     for name in STATE.get(endpoint, ()):
         if values.get(name) not in (None, False):
@@ -96,7 +98,7 @@ def bypass(policy: Policy, call: Call, values: Values) -> Reason | None:
         if values.get(name) is not None:
             return Reason.HOSTED_TOOLS
     tools = values.get("tools")
-    if tools and any(tool.get("type") not in CLIENT_TOOLS for tool in tools):
+    if tools and not _are_the_callers(tools):
         return Reason.HOSTED_TOOLS
     return None
 
@@ -155,6 +157,13 @@ def may_store(
     if cut and bounded:
         return Reason.OUTPUT_BOUND
     return None
+
+
+def _are_the_callers(tools: Any) -> bool:
+    """Say whether all tools are for the caller to run; of completions nobody has checked them."""
+    if type(tools) is not list:
+        return False
+    return all(type(tool) is dict and tool.get("type") in CLIENT_TOOLS for tool in tools)
 
 
 def _temperature(written: Any) -> float:

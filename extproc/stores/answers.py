@@ -166,6 +166,10 @@ class MemoryAnswers:
         self._window[key] = Held(_shared(entry), weight, now_ms, idle_ms)
         self._window_bytes += weight
 
+    def purged_since(self, tenant: str, model: str, at_ms: int) -> bool:
+        """Say whether answers to a call from then have been purged since."""
+        return self._purges.came_since(tenant, model, at_ms)
+
     async def purge(self, *, tenant: str | None = None, model: str | None = None) -> None:
         """Forget at once, and give the memory back in turns with the loop's other work."""
         self._purges.note(tenant, model, round(self._clock() * 1000))

@@ -39,13 +39,14 @@ class Purges:
 
     def covers(self, entry: Entry) -> bool:
         """Say whether the entry is from before a purge of its tenant, its model, both or all."""
+        return bool(self._at_ms) and self.came_since(entry.tenant, entry.model, entry.stored_ms)
+
+    def came_since(self, tenant: str, model: str, at_ms: int) -> bool:
+        """Say whether a tenant, a model, one in the other or all was purged then or later."""
         marks = self._at_ms
-        if not marks:
-            return False
-        tenant, model, stored_ms = entry.tenant, entry.model, entry.stored_ms
-        return (
-            stored_ms <= marks.get((None, None), _NEVER)
-            or stored_ms <= marks.get((tenant, None), _NEVER)
-            or stored_ms <= marks.get((None, model), _NEVER)
-            or stored_ms <= marks.get((tenant, model), _NEVER)
+        return bool(marks) and (
+            at_ms <= marks.get((None, None), _NEVER)
+            or at_ms <= marks.get((tenant, None), _NEVER)
+            or at_ms <= marks.get((None, model), _NEVER)
+            or at_ms <= marks.get((tenant, model), _NEVER)
         )

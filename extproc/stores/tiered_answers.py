@@ -95,6 +95,10 @@ class TieredAnswers:
             self.near.put(key, entry)
             self.far.put(key, entry)
 
+    def purged_since(self, tenant: str, model: str, at_ms: int) -> bool:
+        """Say whether answers to a call from then have been purged since, as far as known here."""
+        return self.near.purged_since(tenant, model, at_ms)
+
     async def purge(self, *, tenant: str | None = None, model: str | None = None) -> None:
         """Forget here first, then everywhere. Raises PurgeFailed where Redis was not told."""
         await self.near.purge(tenant=tenant, model=model)

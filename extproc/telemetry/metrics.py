@@ -97,6 +97,8 @@ class Metrics:
         self._stores = _Names(MAX_NAMES)
         self._ops = _Names(MAX_NAMES)
         self._limits = _Names(MAX_NAMES)
+        self._results = _Names(MAX_NAMES)
+        self._fates = _Names(MAX_NAMES)
         self._store_lock = threading.Lock()
         self._registry = CollectorRegistry()
         self._made = Instruments(self._registry)
@@ -183,14 +185,14 @@ class Metrics:
         """Count what a call found in the cache; the results are names of ours."""
         found = self._lookups_of.get(result)
         if found is None:
-            found = self._lookups_of[result] = self._made.cache.labels(self._limits.bound(result))
+            found = self._lookups_of[result] = self._made.cache.labels(self._results.bound(result))
         found.inc()
 
     def kept(self, result: str) -> None:
         """Count whether an answer is kept, or why it is not."""
         found = self._fills_of.get(result)
         if found is None:
-            found = self._made.cache_fills.labels(self._limits.bound(result))
+            found = self._made.cache_fills.labels(self._fates.bound(result))
             self._fills_of[result] = found
         found.inc()
 

@@ -7,15 +7,21 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from extproc.answers import Entry
 from extproc.cache.control import Control
 from extproc.cache.key import VARY
 from extproc.cache.lookup import MAX_REPEATED_BYTES, Asked, Use, ask, ask_each, judge, remaining_ms
 from extproc.cache.reasons import Reason
+from extproc.cache.rules import HOSTED, STATE
 from extproc.cache_policy import OFF, ModelPolicy, Policy, Scope, Terms
+from extproc.dialects import json_body
 from extproc.domain import ENDPOINTS, EndpointName, Head, Principal
-from tests.cache.asking import read, written
+from extproc.errors import Denied
+from tests.cache.asking import LEAST, read, written
+from tests.cache.test_key import principals
 
 POLICY = Policy(True, models={"m": ModelPolicy("v1"), "m2": ModelPolicy("v1")})
 ALICE = Principal("acme", "key_alice", "free")
@@ -77,6 +83,22 @@ def test_who_shares_answers(scope: Scope, other: Principal, shares: bool) -> Non
     assert (key(policy) == key(policy, other)) is shares
 
 
+@given(one=principals, other=principals, scope=st.sampled_from(["tenant", "key", "shared"]))
+@example(one=Principal("a", "b", ""), other=Principal("a:b", "", ""), scope="key")
+@example(one=Principal("", "", ""), other=Principal("\x00", "", ""), scope="tenant")
+@example(one=Principal("e\u0301", "", ""), other=Principal("\u00e9", "", ""), scope="tenant")
+@example(one=Principal("a", "", "b"), other=Principal("ab", "", ""), scope="tenant")
+@example(one=Principal("a", "", "b"), other=Principal("a", "", ""), scope="shared")
+def test_two_callers_share_only_what_is_within_the_scope_and_tier_of_both(
+    one: Principal, other: Principal, scope: Scope
+) -> None:
+    """Whatever they are called, from the request on."""
+    within = {"tenant": ("tenant",), "key": ("tenant", "key_id"), "shared": ()}[scope]
+    share = all(getattr(one, name) == getattr(other, name) for name in (*within, "tier"))
+    policy = replace(POLICY, scope=scope)
+    assert (key(policy, one) == key(policy, other)) is share
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -122,11 +144,18 @@ def test_a_model_whose_providers_have_other_defaults() -> None:
         pytest.param({"policy": replace(POLICY, tiers={"free": Terms(enabled=False)})}, Reason.OFF, id="off for the tier"),
         pytest.param({"endpoint": "count_tokens"}, Reason.ENDPOINT, id="a count"),
         pytest.param({"temperature": 2}, Reason.TEMPERATURE, id="a rule"),
+        pytest.param({"query": "a=\ufffd"}, Reason.NOT_CANONICAL, id="a query that was no UTF-8"),
+        *[pytest.param({"with_header": name}, Reason.NOT_CANONICAL, id=f"{name} that was no UTF-8") for name in VARY],
+        pytest.param({"with_header": "x-of-nobody"}, None, id="a header that changes no answer"),
         pytest.param({"of_tomorrow": 1e308 * 10**0, "seed": 2**63 - 1}, None, id="large numbers"),
     ],
 )  # fmt: skip
 def test_why_a_call_has_no_key(change: dict[str, Any], reason: Reason | None) -> None:
-    found = asked(**change, headers={"cache-control": "only-if-cached"})
+    headers = {"cache-control": "only-if-cached"}
+    if "with_header" in change:
+        headers[change["with_header"]] = "a\ufffd"
+    fields = {name: value for name, value in change.items() if name != "with_header"}
+    found = asked(**fields, headers=headers)
     assert found.reason is reason
     assert (found.key is None) is (reason is not None)
     assert found.control.only_if_cached
@@ -145,6 +174,30 @@ def test_what_cannot_be_made_canonical_has_no_key_and_is_no_error() -> None:
     ):
         found = ask(POLICY, Head("POST", "/", "", {}, False), ALICE, call, broken)
         assert (found.key, found.reason) == (None, Reason.NOT_CANONICAL)
+
+
+READ = ("n", "stop", "store", "temperature", "tool_choice", "tools", "user")
+NAMES = {*READ, *(n for ruled in (HOSTED, STATE) for names in ruled.values() for n in names)}
+ANYTHING: tuple[Any, ...] = (
+    *(None, True, 0, 1, 1.0, 0.5, 10**30, "", "x"),
+    *([], ["x"], [1], [None], [[]], [{}], [{"type": []}], {}, {"type": 0.5}),
+)
+
+
+@pytest.mark.parametrize("endpoint", LEAST)
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_no_body_that_was_accepted_is_an_error(endpoint: EndpointName, name: str) -> None:
+    """Of the fields that the rules look at none need be of a type that a dialect checks."""
+    for value in ANYTHING:
+        body = written(endpoint, {name: value})
+        try:
+            call = read(endpoint, body)
+        except Denied:
+            continue
+        head = Head("POST", PATHS[endpoint], "", {}, False)
+        found = ask(POLICY, head, ALICE, call, body, json_body.members(body))
+        again = ask(POLICY, head, ALICE, call, body)
+        assert (found.key, found.reason) == (again.key, again.reason)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ FUNCTION = {"type": "function", "function": {"name": "f"}}
         pytest.param("responses", {"store": True}, Reason.STORE, id="a response to be stored"),
         pytest.param("responses", {"store": None}, Reason.STORE, id="a response stored by default"),
         pytest.param("chat", {"store": True}, Reason.STORE, id="a chat to be stored"),
+        pytest.param("chat", {"store": "true"}, Reason.STORE, id="a chat to be stored, by a text"),
         pytest.param("responses", {"previous_response_id": "resp_1"}, Reason.STATE, id="a response that goes on"),
         pytest.param("responses", {"conversation": "conv_1"}, Reason.STATE, id="a response in a conversation"),
         pytest.param("responses", {"conversation": {"id": "conv_1"}}, Reason.STATE, id="a conversation as an object"),
@@ -37,6 +38,8 @@ FUNCTION = {"type": "function", "function": {"name": "f"}}
         pytest.param("messages", {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, Reason.HOSTED_TOOLS, id="a message that searches"),
         pytest.param("messages", {"mcp_servers": []}, Reason.HOSTED_TOOLS, id="servers of tools"),
         pytest.param("chat", {"tools": [{"type": ["function"]}]}, Reason.HOSTED_TOOLS, id="a tool whose type is no text"),
+        pytest.param("completions", {"tools": [{}, 1]}, Reason.HOSTED_TOOLS, id="a tool that is none, where nobody checks"),
+        pytest.param("completions", {"tools": "search"}, Reason.HOSTED_TOOLS, id="tools that are a text, where nobody checks"),
         # What wants variety.
         pytest.param("chat", {"n": 2}, Reason.CHOICES, id="two choices"),
         pytest.param("completions", {"best_of": 3}, Reason.CHOICES, id="the best of three"),

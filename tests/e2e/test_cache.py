@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import httpx
 import pytest
-from anthropic import Anthropic
+from anthropic import Anthropic, InternalServerError
 from openai import OpenAI
 
 from .stack import Stack, start_stack, wait_for
@@ -18,6 +19,7 @@ from .stack import Stack, start_stack, wait_for
 CHAT = "/v1/chat/completions"
 MANY = 500
 MINI, RENAMED = "gpt-4o-mini", "renamed"  # two models at one provider
+THINKING = {"type": "enabled", "budget_tokens": 1024}
 ADMIN_VARIABLE, ADMIN_TOKEN = "LLM_EDGE_TEST_ADMIN_TOKEN", "t" * 32
 _numbers = itertools.count()
 
@@ -74,56 +76,84 @@ def chat(question: str, **more: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("first", [False, True], ids=["kept plain", "kept as a stream"])
+KEPT = pytest.mark.parametrize("first", [False, True], ids=["kept plain", "kept as a stream"])
+
+
+@KEPT
+@pytest.mark.parametrize(
+    "target", [(MINI, "a"), ("claude", "claude")], ids=["as it came", "translated"]
+)
 def test_openais_client_parses_the_same(
-    cached: Stack, keys: tuple[str, str], asked: str, first: bool
+    cached: Stack, keys: tuple[str, str], asked: str, target: tuple[str, str], first: bool
 ) -> None:
     """From upstream, told in the same form and in the other one."""
     key = keys[0]
+    model, provider = target
+    call = chat(asked) | {"model": model}
 
     def ask(stream: bool) -> tuple[str, int]:
         with OpenAI(base_url=f"{cached.base}/v1", api_key=key, max_retries=0) as client:
             if not stream:
-                answer = client.chat.completions.create(**chat(asked))
+                answer = client.chat.completions.create(**call)
                 assert answer.usage is not None
                 return answer.choices[0].message.content or "", answer.usage.completion_tokens
             options = {"include_usage": True}
             chunks = list(
-                client.chat.completions.create(**chat(asked), stream=True, stream_options=options)
+                client.chat.completions.create(**call, stream=True, stream_options=options)
             )
             text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
             return text, chunks[-1].usage.completion_tokens
 
     upstream = ask(first)
-    kept(cached, key, chat(asked))
+    kept(cached, key, call)
     assert ask(first) == ask(not first) == upstream
-    assert len(cached.sim_log("a")) == 1
+    assert len(cached.sim_log(provider)) == 1
 
 
+@KEPT
+@pytest.mark.parametrize(
+    "target",
+    [
+        pytest.param((MINI, "a", {}), id="translated"),
+        pytest.param(("claude", "claude", {}), id="as it came"),
+        pytest.param(("claude", "claude", {"thinking": THINKING}), id="with thoughts"),
+    ],
+)
 def test_anthropics_client_parses_the_same(
-    cached: Stack, keys: tuple[str, str], asked: str
+    cached: Stack,
+    keys: tuple[str, str],
+    asked: str,
+    target: tuple[str, str, dict[str, Any]],
+    first: bool,
 ) -> None:
-    """A translated answer is kept as its caller got it."""
+    """From upstream, told in the same form and in the other one; a translated answer too."""
+    model, provider, more = target
+    call: dict[str, Any] = {
+        "model": model,
+        "max_tokens": 2048,
+        "messages": [{"role": "user", "content": asked}],
+        **more,
+    }
+
     with Anthropic(base_url=cached.base, api_key=keys[0], max_retries=0) as client:
-        call: Any = {
-            "model": "gpt-4o-mini",
-            "max_tokens": 64,
-            "messages": [{"role": "user", "content": asked}],
-        }
 
-        def again() -> Any:
-            raw = client.messages.with_raw_response.create(**call)
-            return raw if "hit" in raw.headers["cache-status"] else None
+        def ask(stream: bool, **headers: str) -> dict[str, Any]:
+            if not stream:
+                return client.messages.create(**call, extra_headers=headers).model_dump()
+            with client.messages.stream(**call) as told:
+                return told.get_final_message().model_dump()
 
-        upstream = client.messages.create(**call)
-        wait_for("a hit", lambda: again() is not None)
-        assert again().parse() == upstream
-        with client.messages.stream(**call) as stream:
-            told = stream.get_final_message()
-    assert (told.content[0].text, told.usage.output_tokens) == (
-        upstream.content[0].text,
-        upstream.usage.output_tokens,
-    )
+        def is_kept() -> bool:
+            try:
+                return bool(ask(False, **{"cache-control": "only-if-cached"}))
+            except InternalServerError:
+                return False
+
+        upstream = ask(first)
+        wait_for("the answer to be kept", is_kept)
+        assert ask(first) == ask(not first) == upstream
+    assert [block["type"] for block in upstream["content"]] == [*more, "text"]
+    assert len(cached.sim_log(provider)) == 1
 
 
 @pytest.mark.parametrize(
@@ -198,7 +228,7 @@ def test_a_hit_takes_a_request_and_nothing_else(
     ]
 
 
-def test_tenants_share_nothing_and_a_revoked_key_gets_nothing(
+def test_tenants_share_nothing_and_a_stranger_gets_nothing(
     cached: Stack, keys: tuple[str, str], asked: str
 ) -> None:
     """The other tenant asks upstream; a wrong key is a 401, whatever is kept."""
@@ -212,38 +242,54 @@ def test_tenants_share_nothing_and_a_revoked_key_gets_nothing(
     assert stranger.status_code == 401
 
 
+@asynccontextmanager
+async def crowd(
+    stack: Stack, key: str, call: dict[str, Any]
+) -> AsyncIterator[Iterator[Callable[..., asyncio.Task[httpx.Response]]]]:
+    """Yield `MANY` ways to make the call at once."""
+    headers = {"authorization": f"Bearer {key}"}
+    url = f"{stack.base}{CHAT}"
+    async with AsyncExitStack() as opened:
+        # Of fifty calls each, because a client looks at each of its connections for each call.
+        clients = [
+            await opened.enter_async_context(httpx.AsyncClient(headers=headers, timeout=30))
+            for _ in range(MANY // 50)
+        ]
+
+        def begin(client: httpx.AsyncClient, **more: Any) -> asyncio.Task[httpx.Response]:
+            return asyncio.create_task(client.post(url, json=call, **more))
+
+        yield (partial(begin, client) for client in clients for _ in range(50))
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
 async def test_identical_calls_make_one_upstream_call(
     cached: Stack, keys: tuple[str, str], asked: str, stream: bool
 ) -> None:
     """Of five hundred at once, all answered alike."""
     cached.behave("a", latency_ms=400)
-    call = chat(asked, stream=stream)
-    headers = {"authorization": f"Bearer {keys[0]}"}
-    async with AsyncExitStack() as stack:
-        # Of fifty calls each, because a client looks at each of its connections for each call.
-        clients = [
-            await stack.enter_async_context(httpx.AsyncClient(headers=headers, timeout=30))
-            for _ in range(MANY // 50)
-        ]
-        url = f"{cached.base}{CHAT}"
-        calls = (client.post(url, json=call) for client in clients for _ in range(50))
-        answers = await asyncio.gather(*calls)
+    async with crowd(cached, keys[0], chat(asked, stream=stream)) as calls:
+        answers = await asyncio.gather(*[begin() for begin in calls])
     assert len(answers) == MANY
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.content for answer in answers}) == 1
     assert len(cached.sim_log("a")) == 1
 
 
+@pytest.mark.parametrize(
+    ("stream", "slow"),
+    [
+        pytest.param(False, {"x-sim-latency-ms": "25000"}, id="plain"),
+        pytest.param(True, {"x-sim-latency-ms": "25000"}, id="before its stream began"),
+        pytest.param(True, {"x-sim-chunk-ms": "9000"}, id="in the midst of its stream"),
+    ],
+)
 async def test_where_the_leader_leaves_the_next_one_asks(
-    cached: Stack, keys: tuple[str, str], asked: str
+    cached: Stack, keys: tuple[str, str], asked: str, stream: bool, slow: dict[str, str]
 ) -> None:
-    """Two calls upstream: the one that was given up, and the one that all others share."""
-    cached.behave("a", latency_ms=1000)
-    headers = {"authorization": f"Bearer {keys[0]}"}
-    url, call = f"{cached.base}{CHAT}", chat(asked)
-    async with httpx.AsyncClient(timeout=30, limits=httpx.Limits(max_connections=50)) as client:
-        leader = asyncio.create_task(client.post(url, json=call, headers=headers))
+    """Two calls upstream of five hundred: the one that was given up, and the one all others share."""
+    async with crowd(cached, keys[0], chat(asked, stream=stream)) as calls:
+        leader = next(calls)(headers=slow)
         await asyncio.to_thread(
             wait_for,
             "the leader upstream",
@@ -254,15 +300,17 @@ async def test_where_the_leader_leaves_the_next_one_asks(
                 == 1
             ),
         )
-        followers = [
-            asyncio.create_task(client.post(url, json=call, headers=headers)) for _ in range(20)
-        ]
+        followers = [begin() for begin in calls]
         await asyncio.to_thread(
             wait_for, "the followers to wait", lambda: waiting(cached) == len(followers)
         )
         leader.cancel()
         answers = await asyncio.gather(*followers)
+    assert len(answers) == MANY - 1
     assert {answer.status_code for answer in answers} == {200}
+    told = [answer for answer in answers if "collapsed;" in answer.headers["cache-status"]]
+    assert len(told) == MANY - 2
+    assert len({answer.content for answer in told}) == 1
     await asyncio.to_thread(wait_for, "both in the log", lambda: len(cached.sim_log("a")) == 2)
 
 
@@ -272,18 +320,33 @@ def waiting(stack: Stack) -> int:
     return stack.envoy_stats(name).get(name, 0) - 1
 
 
-async def test_what_broke_is_not_kept(cached: Stack, keys: tuple[str, str], asked: str) -> None:
-    """A stream that its provider cut, and an error, are asked for anew."""
+@pytest.mark.parametrize(
+    ("behaviour", "reason"),
+    [
+        pytest.param({"status": 500}, "status", id="an error"),
+        pytest.param({"abort_after_chunks": 2}, "unfinished", id="a stream that its provider cut"),
+    ],
+)
+def test_what_broke_is_not_kept(
+    cached: Stack, keys: tuple[str, str], asked: str, behaviour: dict[str, Any], reason: str
+) -> None:
+    """It is asked for anew, once its log entry has come as well."""
     headers = {"authorization": f"Bearer {keys[0]}"}
-    url = f"{cached.base}{CHAT}"
-    async with httpx.AsyncClient(timeout=30) as client:
-        for behaviour in ({"status": 500}, {"abort_after_chunks": 2}):
-            cached.clear_sims()
-            cached.behave("a", **behaviour)
-            call = chat(f"{asked} {behaviour}", stream=True)
-            for _ in range(2):
-                try:
-                    await client.post(url, json=call, headers=headers)
-                except httpx.RemoteProtocolError:
-                    assert "abort_after_chunks" in behaviour
-            assert len(cached.sim_log("a")) >= 2
+    cached.behave("a", **behaviour)
+    name = f'llm_edge_cache_fills_total{{result="{reason}"}} '
+
+    def judged() -> int:
+        lines = cached.admin_get("/metrics").text.splitlines()
+        return sum(int(float(line.removeprefix(name))) for line in lines if line.startswith(name))
+
+    for count in (1, 2):
+        before = judged()
+        try:
+            httpx.post(f"{cached.base}{CHAT}", json=chat(asked, stream=True), headers=headers)
+        except httpx.RemoteProtocolError:
+            assert "abort_after_chunks" in behaviour
+        wait_for("the answer to be judged", lambda n=before: judged() == n + 1)
+        assert len(cached.sim_log("a")) == count
+    cached.behave("a")
+    only = {**headers, "cache-control": "only-if-cached"}
+    assert httpx.post(f"{cached.base}{CHAT}", json=chat(asked), headers=only).status_code == 504

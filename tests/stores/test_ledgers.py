@@ -151,6 +151,26 @@ async def test_a_budget_gives_what_is_left_of_it(bench: Bench) -> None:
     assert "1e-06 USD per month (key/usd_per_month)" in denied.message
 
 
+@pytest.mark.parametrize("over", [0, 1])
+@pytest.mark.parametrize(
+    "limits",
+    [{"tokens_per_minute": 15}, {"tokens_per_day": 15}, {"usd_per_day": 1}, {"usd_per_month": 1}],
+)
+async def test_what_takes_a_request_alone_is_refused_to_who_is_over_a_limit(
+    bench: Bench, limits: dict[str, Any], over: int
+) -> None:
+    """A kept answer fits where all is used, and goes to nobody who has had more than that."""
+    key = ("key:a", rules(**limits))
+    call_id, grant = await bench.admit(key)
+    await bench.settle(call_id, grant, 1, 15 + over, 10**12 + over)
+    assert (await bench.refused(key)).status == 429
+    told: dict[str, Any] = {"fixed": (1, 0, 0), "per_output": (0, 0, 0), "output": 0}
+    if over:
+        assert (await bench.refused(key, **told)).status == 429
+    else:
+        await bench.admit(key, **told)
+
+
 async def test_a_rate_of_tokens_gives_its_whole_limit_at_most(bench: Bench) -> None:
     """A call that alone would be over the minute's limit is cut to it, not refused for ever."""
     key = ("key:a", rules(tokens_per_minute=100))

@@ -87,16 +87,22 @@ async def test_nothing_is_put_before_the_data_has_an_id(redis_server: RedisServe
 async def test_a_purge_reaches_every_process(
     redis_server: RedisServer, asked: dict[str, str]
 ) -> None:
-    """What each holds in front as well, within half a second."""
+    """What each holds in front as well, and what is under way there, within half a second."""
     async with two(redis_server) as (one, other):
         one.put("a")
         await one.quiet()
         assert await other.get("a")
         one.clock.now += 1
+        call = "acme", "small", one.now_ms
+        assert not other.store.purged_since(*call)
         await one.store.purge(**asked)
         assert await one.get("a") is None
         await until(lambda: other.store.near.stats().purged == 1, 2.0)
         assert await other.get("a") is None
+        assert one.store.purged_since(*call)
+        assert other.store.purged_since(*call)
+        assert other.store.purged_since("beta", "large", one.now_ms) is (not asked)
+        assert not other.store.purged_since("acme", "small", one.now_ms + 1)
 
 
 async def test_a_put_of_a_process_that_does_not_know_of_a_purge_yet(

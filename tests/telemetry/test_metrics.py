@@ -1,12 +1,16 @@
 """Metrics: what a settled call adds, and that no caller can add series."""
 
+import itertools
 import random
 
 import pytest
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
+from extproc.cache.reasons import Reason
+from extproc.cache_flow import _FORWARDED
 from extproc.domain import Ended, Outcome, Usage, UsageSource
+from extproc.limits import SLOTS, Scope
 from extproc.telemetry import metrics as module
 from extproc.telemetry.metrics import MAX_NAMES, MAX_TENANTS, Metrics
 from tests.outcomes import outcome
@@ -111,6 +115,21 @@ def test_operation_names(metrics: Metrics, endpoint: str, operation: str) -> Non
     metrics.settled(replace(OUTCOME, endpoint=endpoint))
     name = "gen_ai_server_request_duration_seconds_count"
     assert total(metrics, name, gen_ai_operation_name=operation) == 1
+
+
+def test_every_result_of_the_cache_has_its_name(metrics: Metrics) -> None:
+    """Though every limit there is has been hit before: these names are not among those."""
+    meters = [*[name for name, *_ in SLOTS], "requests_per_second", "concurrent_requests"]
+    for scope, meter in itertools.product(Scope, meters):
+        metrics.limited(f"{scope.name.lower()}/{meter}")
+    found = ["hit", "collapsed", "bypass", "untellable", *[name for name, _ in _FORWARDED.values()]]
+    for result in found:
+        metrics.looked_up(result)
+        assert value(metrics, "llm_edge_cache_total", result=result) == 1
+    for fate in ("stored", *Reason):
+        metrics.kept(str(fate))
+        assert value(metrics, "llm_edge_cache_fills_total", result=str(fate)) == 1
+    assert total(metrics, "llm_edge_limited_total", limit="other") == 0
 
 
 def test_limited(metrics: Metrics) -> None:
