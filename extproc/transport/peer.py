@@ -49,6 +49,7 @@ class Peer(asyncio.Protocol):
         self._reading = True
         self._finishing = False
         self._queued_bytes = lane.bounds.queued_bytes
+        self._unread_bytes = lane.bounds.unread_bytes
         self._unread = False  # the last turn left frames
 
     @property
@@ -107,9 +108,9 @@ class Peer(asyncio.Protocol):
     def close(self) -> None:
         """Close the connection, by force if the peer does not read what is left."""
         transport, self._transport = self._transport, None
-        if self._parting is not None:
-            self._parting.cancel()
-        if transport is not None:
+        if transport is not None:  # or the second call would take the force off the first
+            if self._parting is not None:
+                self._parting.cancel()
             self._parting = self._loop.call_later(PARTING_S, transport.abort)
             transport.close()
 
@@ -181,13 +182,15 @@ class Peer(asyncio.Protocol):
         self.close()
 
     def _flush(self) -> None:
-        sender = self._http.sender
-        if self._transport is None:
+        sender, transport = self._http.sender, self._transport
+        if transport is None:
             return
-        if sender.queued > self._queued_bytes:
+        if self._full and transport.get_write_buffer_size() > self._unread_bytes:
+            self._fail(ConnectionFault(ENHANCE_YOUR_CALM, "too many replies wait for the socket"))
+        elif sender.queued > self._queued_bytes:
             self._fail(ConnectionFault(ENHANCE_YOUR_CALM, "too many replies wait for windows"))
         elif sender.out:
-            self._transport.write(sender.take())
+            transport.write(sender.take())
 
     def _write(self) -> None:
         """Write what there is, whatever else still waits."""
