@@ -40,6 +40,7 @@ class Peer(asyncio.Protocol):
         self._lane = lane
         self._calls = Calls(lane, clock, self._list, self._flush)
         self._http = self._calls.http
+        self._sender = self._http.sender
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._parting: asyncio.TimerHandle | None = None
@@ -55,7 +56,7 @@ class Peer(asyncio.Protocol):
     @property
     def queued(self) -> int:
         """Count the reply bytes that wait for the peer's windows."""
-        return self._http.sender.queued
+        return self._sender.queued
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's own class
@@ -182,7 +183,7 @@ class Peer(asyncio.Protocol):
         self.close()
 
     def _flush(self) -> None:
-        sender, transport = self._http.sender, self._transport
+        sender, transport = self._sender, self._transport
         if transport is None:
             return
         if self._full and transport.get_write_buffer_size() > self._unread_bytes:
@@ -195,4 +196,4 @@ class Peer(asyncio.Protocol):
     def _write(self) -> None:
         """Write what there is, whatever else still waits."""
         if self._transport is not None:
-            self._transport.write(self._http.sender.take())
+            self._transport.write(self._sender.take())
