@@ -17,7 +17,7 @@ from extproc.transport.http2 import TURN_BUDGET
 
 from .line import Hand, hand
 from .scenarios import PATIENCE_S, within
-from .wire import GRPC, HELLO, WHOLE, D, H, message, parsed, setting, update
+from .wire import ENDS, GRPC, HELLO, WHOLE, D, H, message, parsed, setting, update
 
 WIDE = update(0, 10**7) + setting((frames.INITIAL_WINDOW_SIZE, 10**7))
 encoder = Encoder()
@@ -191,6 +191,38 @@ async def test_a_held_stream_gets_its_window_back_when_its_messages_are_taken() 
         await asyncio.sleep(0)
     updates = [f for f in parsed(held.socket.out) if f[0] == frames.WINDOW and f[2] == 1]
     assert [payload for *_, payload in updates] == [frames.number.pack(len(big))]
+    held.lose()
+
+
+async def test_a_call_that_suspended_at_its_last_byte_is_held_no_longer_than_that() -> None:
+    """Its next messages may be larger than a window together."""
+    held = hand(limit=32 * 1024 * 1024, bounds=Bounds())
+    first = message(b"later" + bytes(9 * 1024 * 1024))
+    pieces = [frame(D, 0, 1, first[at : at + 16384]) for at in range(0, len(first), 16384)]
+    await held.give(START, *pieces)
+    (exchange,) = held.opened.exchanges
+    exchange.released.set()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    await held.give(*pieces)
+    assert [len(raw) for raw in exchange.received] == [len(first) - 5] * 2
+    assert frames.RST_STREAM not in {kind for kind, *_ in parsed(held.socket.out)}
+    held.lose()
+
+
+async def test_the_end_that_comes_before_a_calls_turn_waits_for_it() -> None:
+    """Its messages that waited behind one that suspended are answered first."""
+    held = hand()
+    await held.give(START + frame(D, 0, 1, message(b"later") + message(b"two")))
+    (exchange,) = held.opened.exchanges
+    exchange.released.set()
+    # In the pass of the loop in which the first answer is made; the call's turn is in the next.
+    asyncio.get_running_loop().call_soon(held.peer.data_received, frame(D, ENDS, 1))
+    while parsed(held.socket.out)[-1][:2] != (H, WHOLE | ENDS):
+        await asyncio.sleep(0)
+    assert exchange.received == [b"later", b"two"]
+    assert answers(held) == 2
+    assert b"grpc-status\x010" in parsed(held.socket.out)[-1][3]
     held.lose()
 
 

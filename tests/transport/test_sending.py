@@ -91,6 +91,18 @@ def test_the_connections_window_is_shared_in_turn() -> None:
     assert [(stream, len(data)) for *_, stream, data in parsed(connection.take())] == [(5, 100)]
 
 
+def test_a_stream_that_is_reset_while_it_waits_has_no_share() -> None:
+    """The others go on with all of the connection's window."""
+    more = b"".join(frame(H, WHOLE, number, BLOCK) for number in (3, 5))
+    connection, heard = fed(OPEN + more)
+    connection.send(heard.streams[1], b"", bytes(65535), b"")  # uses the connection's window up
+    for number in (3, 5):
+        connection.send(heard.streams[number], b"", bytes(100), b"")
+    connection.take()
+    connection.feed(reset(3) + update(0, 100))
+    assert [(stream, len(data)) for *_, stream, data in parsed(connection.take())] == [(5, 100)]
+
+
 def test_a_smaller_table_is_acknowledged_in_the_next_block() -> None:
     """RFC 7541 4.2: once, before the first field."""
     connection, heard = fed(OPEN, frame(H, WHOLE, 3, BLOCK), setting((frames.HEADER_TABLE_SIZE, 0)))
