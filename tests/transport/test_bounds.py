@@ -71,6 +71,8 @@ FLOODS: dict[str, tuple[Callable[[int], bytes], int]] = {
         lambda _: frame(H, WHOLE, 5, BLOCK),
         BOUNDS.ignored,
     ),
+    "calls after our goodbye": (lambda n: frame(H, WHOLE, 2 * n + 7, BLOCK), BOUNDS.ignored),
+    "DATA after our goodbye": (lambda _: frame(D, 0, 7, b"x"), BOUNDS.ignored),
     "PRIORITY": (lambda _: frame(frames.PRIORITY, 0, 9, bytes(5)), BOUNDS.ignored),
     "unknown frames": (lambda _: frame(0xEE, 0, 0, b"x"), BOUNDS.ignored),
     "resets of a closed stream": (
@@ -82,11 +84,13 @@ FLOODS: dict[str, tuple[Callable[[int], bytes], int]] = {
 
 
 def flooded(name: str, clock: Callable[[], float] = lambda: 1000.0) -> Connection:
-    """Make a connection with stream 1 open, and 5 ended by us where that is what is flooded."""
+    """Make a connection with stream 1 open, and in the state that the flood is for."""
     connection, heard = fed(OPEN, clock=clock)
     if "stream we ended" in name:
         connection.feed(frame(H, WHOLE, 5, BLOCK))
         connection.send(heard.streams[5], RESPONSE, b"", TRAILERS)
+    if "goodbye" in name:
+        connection.finish()
     return connection
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from extproc.transport import frames
 from extproc.transport import lane as lane_module
+from extproc.transport.control import FAREWELL
+from extproc.transport.frames import frame
 from extproc.transport.lane import LaneTransport
 
 from .line import Line
@@ -21,10 +23,31 @@ def serve() -> Serve:
     return lambda path, opened, inbox, limit: LaneTransport(f"unix:{path}", opened, inbox, limit)
 
 
+async def test_stopping_ends_with_the_last_exchange(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the client keeps its connection."""
+    monkeypatch.setattr(lane_module, "LAST_LOGS_S", 0)  # because it looks once more after that
+    async with running(serve, tmp_path / "s.sock") as bench:
+        line = Line(*(await asyncio.open_unix_connection(tmp_path / "s.sock")))
+        stream = line.call()
+        line.data(stream, message(b"one"))
+        assert [(await line.frame())[0] for _ in range(2)] == [frames.HEADERS, frames.DATA]
+        stopping = asyncio.create_task(bench.transport.stop(10 * PATIENCE_S))
+        while (await line.frame())[0] != frames.GOAWAY:
+            pass
+        line.data(stream, message(b"end"))
+        async with asyncio.timeout(PATIENCE_S):
+            await stopping
+        assert (await line.frame())[3] == message(b"end")
+        line.writer.close()
+
+
 async def test_stopping_waits_for_answers_that_wait_for_windows(
-    serve: Serve, tmp_path: Path
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An exchange that has ended is not over until its last byte has gone."""
+    monkeypatch.setattr(lane_module, "LAST_LOGS_S", 0)  # so that it is this that is waited for
     async with running(serve, tmp_path / "s.sock") as bench:
         line = Line(*(await asyncio.open_unix_connection(tmp_path / "s.sock")))
         line.writer.write(setting((frames.INITIAL_WINDOW_SIZE, 0)))
@@ -35,6 +58,8 @@ async def test_stopping_waits_for_answers_that_wait_for_windows(
         while (await line.frame())[0] != frames.GOAWAY:
             pass
         assert bench.opened.exchanges[0].closes == 1
+        line.writer.write(frame(frames.PING, frames.ACK, 0, FAREWELL))
+        assert (await line.frame())[0] == frames.GOAWAY
         line.writer.write(update(stream, 100))
         assert (await line.frame())[3] == message(b"end")
         assert (await line.frame())[0] == frames.HEADERS
@@ -42,10 +67,11 @@ async def test_stopping_waits_for_answers_that_wait_for_windows(
         line.writer.close()
 
 
+@pytest.mark.parametrize("by", ["a reset", "the end of its connection"])
 async def test_stopping_does_not_wait_for_an_answer_that_is_not_wanted_any_more(
-    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
-    """Its stream was reset while it waited for a window: nothing is under way then."""
+    """Its client went away while it waited for a window: nothing is under way then."""
     monkeypatch.setattr(lane_module, "LAST_LOGS_S", 0)  # because it looks once more after that
     async with running(serve, tmp_path / "s.sock") as bench:
         line = Line(*(await asyncio.open_unix_connection(tmp_path / "s.sock")))
@@ -56,7 +82,10 @@ async def test_stopping_does_not_wait_for_an_answer_that_is_not_wanted_any_more(
         stopping = asyncio.create_task(bench.transport.stop(10 * PATIENCE_S))
         while (await line.frame())[0] != frames.GOAWAY:
             pass
-        line.writer.write(reset(stream, frames.CANCEL))
+        if by == "a reset":
+            line.writer.write(reset(stream, frames.CANCEL))
+        else:
+            line.writer.close()
         async with asyncio.timeout(PATIENCE_S):
             await stopping
         line.writer.close()
