@@ -117,11 +117,13 @@ class Connection:
         if not self._greeted:
             if not data.startswith(PREFACE[:end]):
                 raise ConnectionFault(PROTOCOL_ERROR, "not HTTP/2")
-            if end >= len(PREFACE):
-                self._greeted = True
-                position = len(PREFACE)
+            if end < len(PREFACE):
+                self._rest = data
+                return True
+            self._greeted = True
+            position = len(PREFACE)
         unpack = frames.header.unpack_from
-        while self._greeted and end - position >= HEADER_BYTES:
+        while end - position >= HEADER_BYTES:
             if self.budget <= 0:
                 self._rest = data[position:]
                 return False

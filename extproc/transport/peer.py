@@ -186,11 +186,13 @@ class Peer(asyncio.Protocol):
         sender, transport = self._sender, self._transport
         if transport is None:
             return
-        if self._full and transport.get_write_buffer_size() > self._unread_bytes:
-            self._fail(ConnectionFault(ENHANCE_YOUR_CALM, "too many replies wait for the socket"))
-        elif sender.queued > self._queued_bytes:
+        if sender.queued > self._queued_bytes:
             self._fail(ConnectionFault(ENHANCE_YOUR_CALM, "too many replies wait for windows"))
-        elif sender.out:
+        elif not sender.out:
+            return
+        elif self._full and transport.get_write_buffer_size() > self._unread_bytes:
+            self._fail(ConnectionFault(ENHANCE_YOUR_CALM, "too many replies wait for the socket"))
+        else:
             transport.write(sender.take())
 
     def _write(self) -> None:
