@@ -26,6 +26,7 @@ class Bounds:
     continuations: int = 16  # a list of the largest size fits five (the CONTINUATION flood)
     queued_bytes: int = 64 * MIB  # replies a peer's windows hold back: six of the largest bodies
     held_bytes: int = 512 * MIB  # bodies under way or waiting: fifty of the largest at once
+    unread_bytes: int = 512 * MIB  # answers the socket does not take: of calls that had suspended
     lingering: int = 10_000  # streams we ended and the peer did not; Envoy ends them at once
     # The rest are counts in WINDOW_S.
     pings: int = 1_000  # grpcio probes its bandwidth by at most one PING a round trip, with pauses

@@ -95,8 +95,9 @@ class Calls:
     def tell_watchers(self) -> None:
         """Send the health status to whoever watches it and has not been told."""
         for stream in list(self.http.streams.values()):
-            if stream.owner.service is not None:
-                self._tell(stream.owner)
+            call: Call = stream.owner
+            if call.service is not None and not call.done:
+                self._tell(call)
 
     # What the HTTP/2 connection reports.
 
@@ -152,6 +153,8 @@ class Calls:
 
     def reset(self, stream: Stream) -> None:
         self._forget(stream.owner)
+        if not self.http.sender.queued:
+            self._lane.quiet()
 
     def drained(self, stream: Stream) -> None:
         call: Call | None = stream.owner

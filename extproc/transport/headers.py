@@ -6,7 +6,7 @@ Knows: RFC 7541 by python-hyper's decoder, RFC 9113 8.2 and 8.3. Must not know: 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,7 +23,11 @@ OF_A_CONNECTION: Final = frozenset(
     {"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"}
 )
 MAX_LENGTH_DIGITS: Final = 18
+FIELD_COST: Final = 4  # of a turn's budget: some 8 us
+BYTES_COST: Final = 8  # as many of Huffman's code for one of the budget
 _name: Final = re.compile(rb":?[!#$%&'*+\-.^_`|~0-9a-z]+")
+# Of the table's size; two are all it takes to say (RFC 7541 4.2), and a block holds 65,000.
+_three_updates: Final = re.compile(rb"(?:[\x20-\x3e]|\x3f[\x80-\xff]*[\x00-\x7f]){3}")
 _bad_value: Final = re.compile(rb"[\x00\r\n]|\A[ \t]|[ \t]\Z")
 
 
@@ -38,11 +42,14 @@ class Head:
 
 
 class Blocks:
-    """Decodes the header blocks of one connection, in order."""
+    """Decodes the header blocks of one connection, in order. `spend` takes of the turn's budget."""
 
-    __slots__ = ("_decoder", "_known")
+    __slots__ = ("_decoder", "_known", "_spend")
 
-    def __init__(self, max_list_bytes: int, max_table_bytes: int) -> None:
+    def __init__(
+        self, max_list_bytes: int, max_table_bytes: int, spend: Callable[[int], None]
+    ) -> None:
+        self._spend = spend
         self._decoder = Decoder(max_header_list_size=max_list_bytes)
         self._decoder.max_allowed_table_size = max_table_bytes
         self._known: dict[bytes, Head] = {}
@@ -56,16 +63,20 @@ class Blocks:
         known = self._known.get(block)
         if known is not None:
             return known
+        if _three_updates.match(block):
+            raise ConnectionFault(COMPRESSION_ERROR, "the table changes size at will")
         table = self._decoder.header_table
         entries, maxsize = table.dynamic_entries, table.maxsize
         count, newest = len(entries), entries[0] if entries else None
         try:
-            fields = self._decoder.decode(block, raw=True)
+            found = self._decoder.decode(block, raw=True)
         except OversizedHeaderListError as error:
             raise ConnectionFault(ENHANCE_YOUR_CALM, "header list too large") from error
         except HPACKError as error:
             raise ConnectionFault(COMPRESSION_ERROR, "bad header block") from error
-        head = check([(bytes(name), bytes(value)) for name, value in fields])
+        fields = [(bytes(name), bytes(value)) for name, value in found]
+        head = check(fields)
+        self._spend(FIELD_COST * len(fields) + len(block) // BYTES_COST)
         # By identity, because an equal entry may have pushed another one out.
         same = table.maxsize == maxsize and len(entries) == count
         if not same or newest is not (entries[0] if entries else None):

@@ -68,14 +68,14 @@ class Connection:
         self.budget = TURN_BUDGET
         self._handler = handler
         self._bounds = bounds
-        self._blocks = Blocks(bounds.header_list_bytes, bounds.header_table_bytes)
+        self._blocks = Blocks(bounds.header_list_bytes, bounds.header_table_bytes, self._spend)
         self._rest = b""
         self._greeted = False
         self._skipped: deque[range] = deque(maxlen=MAX_SKIPPED)
         self._lingering: dict[int, None] = {}  # ended by us alone: what still comes is passed over
         self._block: tuple[int, int, bytes, int] | None = None
         self._consumed = 0
-        self.sender = Sender(self._forget, handler.drained)
+        self.sender = Sender(self._forget, handler.drained, self._spend)
         self._control = control = Control(self.sender, self.streams, bounds, clock)
         self.send = self.sender.send
         self.take = self.sender.take
@@ -117,11 +117,13 @@ class Connection:
         if not self._greeted:
             if not data.startswith(PREFACE[:end]):
                 raise ConnectionFault(PROTOCOL_ERROR, "not HTTP/2")
-            if end >= len(PREFACE):
-                self._greeted = True
-                position = len(PREFACE)
+            if end < len(PREFACE):
+                self._rest = data
+                return True
+            self._greeted = True
+            position = len(PREFACE)
         unpack = frames.header.unpack_from
-        while self._greeted and end - position >= HEADER_BYTES:
+        while end - position >= HEADER_BYTES:
             if self.budget <= 0:
                 self._rest = data[position:]
                 return False
@@ -158,6 +160,10 @@ class Connection:
             self.sender.out.append(frame(RST_STREAM, 0, stream.number, reset))
             self._forget(stream)
             self._handler.reset(stream)
+
+    def _spend(self, cost: int) -> None:
+        """Take of the turn's budget what a frame costs beyond the one that every frame does."""
+        self.budget -= cost
 
     # Streams.
 
@@ -222,13 +228,13 @@ class Connection:
         if self._consumed >= REPLENISH_BYTES:
             self.sender.out.append(frame(WINDOW, 0, 0, frames.number.pack(self._consumed)))
             self._consumed = 0
+        if flags & PADDED:
+            payload = unpadded(payload)
         ends = flags & END_STREAM
         stream = self.streams.get(number)
         if stream is None or stream.ended:
-            self._stray_data(number, bool(ends), stream)
+            self._stray_data(number, bool(ends), bool(payload))
             return
-        if flags & PADDED:
-            payload = unpadded(payload)
         if stream.expected is not None:
             stream.expected -= len(payload)
             if stream.expected < 0 or (ends and stream.expected):
@@ -241,23 +247,25 @@ class Connection:
             if stream.open:
                 self._handler.half_closed(stream)
             return
-        if not payload:
-            self._empty.count()
-            return
         stream.consumed += size
-        self._handler.received(stream, payload)
+        if payload:
+            self._handler.received(stream, payload)
+        else:
+            self._empty.count()
         if stream.consumed >= REPLENISH_BYTES and stream.open:
             self._replenish(stream)
 
-    def _stray_data(self, number: int, ends: bool, stream: Stream | None) -> None:
+    def _stray_data(self, number: int, ends: bool, full: bool) -> None:
         self._check_not_idle(number, "DATA")
         if number > self._control.last:
             self._ignored.count()
         elif number in self._lingering:
             if ends:
                 del self._lingering[number]
+            elif not full:
+                self._empty.count()
         else:
-            self._refuse(number, STREAM_CLOSED, stream is None or stream.ended)
+            self._refuse(number, STREAM_CLOSED, ended=True)
 
     def _headers(self, flags: int, number: int, payload: bytes) -> None:
         if number % 2 == 0:
@@ -302,6 +310,8 @@ class Connection:
         elif number in self._lingering:
             if ends:
                 del self._lingering[number]
+            else:
+                self._ignored.count()
         elif number <= self._control.last:
             skipped = any(number in numbers for numbers in self._skipped)
             raise ConnectionFault(PROTOCOL_ERROR if skipped else STREAM_CLOSED, "an old stream")

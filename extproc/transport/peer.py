@@ -40,6 +40,7 @@ class Peer(asyncio.Protocol):
         self._lane = lane
         self._calls = Calls(lane, clock, self._list, self._flush)
         self._http = self._calls.http
+        self._sender = self._http.sender
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._parting: asyncio.TimerHandle | None = None
@@ -49,12 +50,13 @@ class Peer(asyncio.Protocol):
         self._reading = True
         self._finishing = False
         self._queued_bytes = lane.bounds.queued_bytes
+        self._unread_bytes = lane.bounds.unread_bytes
         self._unread = False  # the last turn left frames
 
     @property
     def queued(self) -> int:
         """Count the reply bytes that wait for the peer's windows."""
-        return self._http.sender.queued
+        return self._sender.queued
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's own class
@@ -107,9 +109,9 @@ class Peer(asyncio.Protocol):
     def close(self) -> None:
         """Close the connection, by force if the peer does not read what is left."""
         transport, self._transport = self._transport, None
-        if self._parting is not None:
-            self._parting.cancel()
-        if transport is not None:
+        if transport is not None:  # or the second call would take the force off the first
+            if self._parting is not None:
+                self._parting.cancel()
             self._parting = self._loop.call_later(PARTING_S, transport.abort)
             transport.close()
 
@@ -181,15 +183,19 @@ class Peer(asyncio.Protocol):
         self.close()
 
     def _flush(self) -> None:
-        sender = self._http.sender
-        if self._transport is None:
+        sender, transport = self._sender, self._transport
+        if transport is None:
             return
         if sender.queued > self._queued_bytes:
             self._fail(ConnectionFault(ENHANCE_YOUR_CALM, "too many replies wait for windows"))
-        elif sender.out:
-            self._transport.write(sender.take())
+        elif not sender.out:
+            return
+        elif self._full and transport.get_write_buffer_size() > self._unread_bytes:
+            self._fail(ConnectionFault(ENHANCE_YOUR_CALM, "too many replies wait for the socket"))
+        else:
+            transport.write(sender.take())
 
     def _write(self) -> None:
         """Write what there is, whatever else still waits."""
         if self._transport is not None:
-            self._transport.write(self._http.sender.take())
+            self._transport.write(self._sender.take())

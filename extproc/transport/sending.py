@@ -6,7 +6,7 @@ Knows: flow control towards the peer (RFC 9113 5.2, 6.9). Must not know: what th
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from extproc.transport import frames
@@ -24,15 +24,23 @@ from extproc.transport.frames import (
 )
 from extproc.transport.stream import Stream
 
+COST_SHIFT: Final = 10  # a KB of a large reply costs one of a turn's budget, after which the bounds
+# on what is not taken are looked at: a turn makes little more than 1 MB of them
+STREAMS_COST: Final = 8  # as many windows are changed for one of the budget
 NO_TABLE: Final = b"\x20"  # dynamic table size update to 0 (RFC 7541 6.3): our blocks index nothing
 
 
 class Sender:
     """Collects frames. `ended` is called with a stream whose trailers have been sent, `drained`
-    with one whose queue is empty again.
+    with one whose queue is empty again; `spend` takes of the turn's budget.
     """
 
-    def __init__(self, ended: Callable[[Stream], None], drained: Callable[[Stream], None]) -> None:
+    def __init__(
+        self,
+        ended: Callable[[Stream], None],
+        drained: Callable[[Stream], None],
+        spend: Callable[[int], None],
+    ) -> None:
         self.out: list[bytes] = []
         self.queued = 0  # bytes that wait for a window
         self.initial_window = DEFAULT_WINDOW
@@ -42,6 +50,7 @@ class Sender:
         self._opening = b""
         self._ended = ended
         self._drained = drained
+        self._spend = spend
 
     def take(self) -> bytes:
         """Return what is to be written and forget it."""
@@ -57,13 +66,9 @@ class Sender:
         if not stream.open:
             return
         number, out = stream.number, self.out
-        if self._opening and (head or trailers):
-            if head:
-                head = self._opening + head
-            else:
-                trailers = self._opening + trailers
-            self._opening = b""
         if head:
+            if self._opening:
+                head, self._opening = self._opening + head, b""
             out.append(frames.header.pack(len(head) << 8 | HEADERS, END_HEADERS, number))
             out.append(head)
         size = len(data)
@@ -71,7 +76,7 @@ class Sender:
             stream.queue is None
             and size <= self._window
             and size <= stream.send_window
-            and size <= self.largest_frame
+            and size <= MAX_FRAME_BYTES
         ) or not (size or stream.queue):
             if size:
                 self._window -= size
@@ -83,14 +88,15 @@ class Sender:
             return
         if stream.queue is None:
             stream.queue = deque()
-        stream.queue.append((data, trailers))
+        stream.queue.append((data, 0, trailers))
         self.queued += size
+        self._spend(size >> COST_SHIFT)
         self._pump(stream)
 
     def forget(self, stream: Stream) -> None:
         """Drop what a stream that is closed would still have sent."""
         if stream.queue is not None:
-            self.queued -= sum(len(data) for data, _ in stream.queue)
+            self.queued -= sum(len(data) - sent for data, sent, _ in stream.queue)
             stream.queue = None
             self._waiting.pop(stream.number, None)
 
@@ -111,10 +117,11 @@ class Sender:
             self._pump(stream)
         return True
 
-    def resize(self, window: int, streams: Iterable[Stream]) -> None:
+    def resize(self, window: int, streams: Collection[Stream]) -> None:
         """Change the window of every open stream, also below nothing (6.9.2)."""
         change = window - self.initial_window
         self.initial_window = window
+        self._spend(len(streams) // STREAMS_COST)
         for stream in list(streams):
             if stream.open and not self.more_for(stream, change):
                 raise ConnectionFault(FLOW_CONTROL_ERROR, "window overflow")
@@ -124,6 +131,8 @@ class Sender:
         self._opening = NO_TABLE
 
     def _finish(self, stream: Stream, trailers: bytes) -> None:
+        if self._opening:  # only now, because other blocks may have gone out while these waited
+            trailers, self._opening = self._opening + trailers, b""
         self.out.append(frame(HEADERS, END_HEADERS | END_STREAM, stream.number, trailers))
         self._ended(stream)
 
@@ -132,12 +141,16 @@ class Sender:
         queue = stream.queue
         assert queue is not None
         while queue:
-            data, trailers = queue[0]
-            sent, size = 0, len(data)
+            data, sent, trailers = queue[0]
+            size = len(data)
             while sent < size:
                 piece = min(self.largest_frame, self._window, stream.send_window, size - sent)
                 if piece <= 0:
-                    queue[0] = (data[sent:], trailers)
+                    # Copied only now and then, or windows of a byte would copy all that waits for
+                    # each; but no more is kept than twice what is counted.
+                    if sent > size // 2:
+                        data, sent = data[sent:], 0
+                    queue[0] = (data, sent, trailers)
                     if stream.send_window > 0:
                         self._waiting[stream.number] = stream
                     return

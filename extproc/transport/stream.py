@@ -33,7 +33,8 @@ class Stream:
         self.open = True
         self.held = False
         self.consumed = 0  # bytes received since the peer's window was last replenished
-        self.queue: deque[tuple[bytes, bytes]] | None = None  # data, then trailers
+        # Data, how much of it has gone, and the trailers behind it.
+        self.queue: deque[tuple[bytes, int, bytes]] | None = None
         self.owner: Any = None
 
     def __repr__(self) -> str:

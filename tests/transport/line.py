@@ -83,6 +83,8 @@ class Socket:
         self.written: list[bytes] = []
         self.paused = False
         self.closed = False
+        self.aborted = asyncio.Event()
+        self.unsent = 0
 
     @property
     def out(self) -> bytes:
@@ -102,13 +104,14 @@ class Socket:
         self.paused = False
 
     def get_write_buffer_size(self) -> int:
-        return 0
+        return self.unsent
 
     def close(self) -> None:
         self.closed = True
 
     def abort(self) -> None:
         self.closed = True
+        self.aborted.set()
 
 
 @dataclass

@@ -9,6 +9,7 @@ import pytest
 from extproc.transport import frames
 from extproc.transport.bounds import WINDOW_S, Bounds, Meter
 from extproc.transport.frames import ConnectionFault, frame
+from extproc.transport.http2 import TURN_BUDGET, Connection
 
 from .wire import (
     BLOCK,
@@ -61,6 +62,17 @@ FLOODS: dict[str, tuple[Callable[[int], bytes], int]] = {
     ),
     "empty DATA": (lambda _: frame(D, 0, 1), BOUNDS.empty),
     "DATA of padding alone": (lambda _: frame(D, frames.PADDED, 1, b"\x03abc"), BOUNDS.empty),
+    "empty DATA for a stream we ended": (lambda _: frame(D, 0, 5), BOUNDS.empty),
+    "DATA of padding alone for a stream we ended": (
+        lambda _: frame(D, frames.PADDED, 5, b"\x03abc"),
+        BOUNDS.empty,
+    ),
+    "HEADERS without end for a stream we ended": (
+        lambda _: frame(H, WHOLE, 5, BLOCK),
+        BOUNDS.ignored,
+    ),
+    "calls after our goodbye": (lambda n: frame(H, WHOLE, 2 * n + 7, BLOCK), BOUNDS.ignored),
+    "DATA after our goodbye": (lambda _: frame(D, 0, 7, b"x"), BOUNDS.ignored),
     "PRIORITY": (lambda _: frame(frames.PRIORITY, 0, 9, bytes(5)), BOUNDS.ignored),
     "unknown frames": (lambda _: frame(0xEE, 0, 0, b"x"), BOUNDS.ignored),
     "resets of a closed stream": (
@@ -71,11 +83,22 @@ FLOODS: dict[str, tuple[Callable[[int], bytes], int]] = {
 }
 
 
+def flooded(name: str, clock: Callable[[], float] = lambda: 1000.0) -> Connection:
+    """Make a connection with stream 1 open, and in the state that the flood is for."""
+    connection, heard = fed(OPEN, clock=clock)
+    if "stream we ended" in name:
+        connection.feed(frame(H, WHOLE, 5, BLOCK))
+        connection.send(heard.streams[5], RESPONSE, b"", TRAILERS)
+    if "goodbye" in name:
+        connection.finish()
+    return connection
+
+
 @pytest.mark.parametrize("name", FLOODS)
 def test_a_flood_is_told_to_calm_down(name: str) -> None:
     """The bound itself passes, one more does not."""
     make, bound = FLOODS[name]
-    connection, _ = fed(OPEN)
+    connection = flooded(name)
     for number in range(bound):
         feed(connection, make(number))
         connection.take()
@@ -90,7 +113,7 @@ def test_the_same_at_a_slow_pace_is_no_flood(name: str) -> None:
     make, bound = FLOODS[name]
     bound = min(bound, 1_100)  # because the others show that the clock is read
     clock = Clock()
-    connection, _ = fed(OPEN, clock=clock)
+    connection = flooded(name, clock)
     for number in range(2 * bound):
         clock.now += 1.01 * WINDOW_S / bound
         feed(connection, make(number))
@@ -137,6 +160,33 @@ def test_a_header_block_without_end_is_cut(name: str) -> None:
         connection.feed(BLOCKS[name])
     assert caught.value.code == frames.ENHANCE_YOUR_CALM
     assert len(heard.events) == 1
+
+
+COSTLY = {
+    "header blocks of new fields": frame(H, WHOLE, 5, b"\x82" * 1400) * 30,
+    "long values": frame(H, WHOLE, 5, b"\x04\xff\x81\x7c" + b"\x00" * 16000) * 30,
+    "another window for every stream": b"".join(
+        setting((frames.INITIAL_WINDOW_SIZE, 65535 + n % 2)) for n in range(30)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_frames_that_cost_more_end_the_turn_sooner(name: str) -> None:
+    """A turn is a time, not a number of frames: thirty of these were a second in one."""
+    connection = flooded("a stream we ended")
+    for number in range(7, 40_007, 2):
+        connection.budget = 1
+        connection.feed(frame(H, WHOLE, number, BLOCK))
+    connection.take()
+    count = COSTLY[name].count(COSTLY[name][:9])
+    connection.budget = TURN_BUDGET
+    assert not connection.feed(COSTLY[name])
+    turns = 1
+    while not connection.feed(b""):
+        connection.budget = TURN_BUDGET
+        turns += 1
+    assert turns >= count // 2
 
 
 def test_streams_that_the_peer_never_ends_are_forgotten_in_the_end() -> None:

@@ -349,6 +349,21 @@ async def test_every_watcher_hears_every_change_once(line: Line, lane: LaneTrans
     assert (await line.frame())[2:] == (known, message(b"\x08\x02"))
 
 
+async def test_a_watcher_that_has_ended_hears_no_more() -> None:
+    """Its trailers may wait for a window still: nothing goes behind them."""
+    held = hand(bounds=Bounds(held_bytes=100))
+    head = Encoder().encode([*GRPC[:3], (":path", f"/{HEALTH}/Watch"), GRPC[4]])
+    closed = setting((frames.INITIAL_WINDOW_SIZE, 0))
+    await held.give(HELLO + closed + frame(H, WHOLE, 1, head) + frame(D, 0, 1, message(b"")))
+    await held.give(frame(D, 0, 1, bytes(200)))  # over the bound
+    await held.peer._lane.set_serving(True)  # type: ignore[attr-defined]
+    await held.give(update(1, 1000))
+    assert held.peer.queued == 0
+    kinds = [(kind, flags) for kind, flags, number, _ in parsed(held.socket.out) if number]
+    assert kinds == [(H, WHOLE), (D, 0), (H, WHOLE | ENDS)]
+    held.lose()
+
+
 @pytest.mark.parametrize("part", ["opening", "closing", "an access-log message"])
 async def test_a_bug_anywhere_ends_its_call_alone(
     line: Line, opened: Opened, inbox: Inbox, part: str, caplog: pytest.LogCaptureFixture

@@ -16,7 +16,7 @@ GOOD = [METHOD, SCHEME, PATH]
 
 
 def blocks() -> Blocks:
-    return Blocks(65536, 4096)
+    return Blocks(65536, 4096, lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +112,8 @@ def test_a_block_over_the_list_size_ends_the_connection() -> None:
         pytest.param(b"\xfe", id="an index beyond the table"),
         pytest.param(b"\x00\x05ab", id="cut"),
         pytest.param(b"\x3f\xe2\x1f", id="a table larger than allowed"),
+        pytest.param(b"\x20\x3f\xe1\x1f\x20\x82", id="three sizes of the table"),
+        pytest.param(b"\x20" * 60_000, id="thousands of them"),
     ],
 )
 def test_a_block_that_cannot_be_decoded_ends_the_connection(block: bytes) -> None:
@@ -119,6 +121,21 @@ def test_a_block_that_cannot_be_decoded_ends_the_connection(block: bytes) -> Non
     with pytest.raises(ConnectionFault) as caught:
         blocks().read(block)
     assert caught.value.code == frames.COMPRESSION_ERROR
+
+
+def test_a_table_may_change_its_size_twice_a_block() -> None:
+    """The smallest and the last of what it was meanwhile (RFC 7541 4.2)."""
+    assert blocks().read(b"\x20\x3f\xe1\x1f\x82").fields == {":method": "GET"}
+
+
+def test_a_block_costs_of_its_turn_what_it_takes_to_decode() -> None:
+    """By its fields and its bytes; nothing when it is remembered."""
+    spent: list[int] = []
+    ours = Blocks(65536, 4096, spent.append)
+    ours.read(b"\x82" * 100)
+    ours.read(b"\x82" * 100)
+    ours.read(b"\x00\x01x\x7f\x81\x07" + b"v" * 1024)
+    assert spent == [4 * 100 + 100 // 8, 4 + 1030 // 8]
 
 
 FIELDS = st.lists(

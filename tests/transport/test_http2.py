@@ -193,6 +193,35 @@ def test_received_bytes_are_given_back_to_both_windows() -> None:
     assert heard.events[-1] == ("received", 1, bytes(frames.MAX_FRAME_BYTES - 256))
 
 
+def test_a_half_closed_or_closed_stream_gets_nothing_back() -> None:
+    """There is nothing more that it could send."""
+    full = frame(D, 0, 1, bytes(frames.MAX_FRAME_BYTES))
+    count = http2.REPLENISH_BYTES // frames.MAX_FRAME_BYTES
+    connection, heard = fed(OPEN)
+    stream = heard.streams[1]
+    stream.held = True
+    feed(connection, full * count + frame(D, ENDS, 1))
+    connection.take()
+    connection.release(stream)
+    assert connection.take() == b""
+    connection, heard = fed(OPEN)
+    stream = heard.streams[1]
+    feed(connection, full * (count - 1))
+    connection.take()
+    heard.received = lambda *_: connection.cancel(stream)  # type: ignore[method-assign, assignment]
+    connection.feed(full)
+    assert connection.take() == update(0, http2.REPLENISH_BYTES) + reset(1, frames.CANCEL)
+
+
+def test_padding_alone_is_given_back_too() -> None:
+    """Or a stream's window would leak away, and a long one stop in the end."""
+    connection, heard = fed(OPEN)
+    for _ in range(10):
+        connection.feed(frame(D, frames.PADDED, 1, b"\xff" + bytes(255)))
+    assert heard.streams[1].consumed == 2560
+    assert [event[0] for event in heard.events] == ["opened"]
+
+
 def test_a_held_stream_gets_its_window_back_when_it_is_released() -> None:
     """The connection's window goes on, so that the others do too."""
     connection, heard = fed(OPEN)
@@ -236,7 +265,7 @@ def test_a_reset_stream_sends_no_more() -> None:
     """What it still had to send is dropped, and what still comes for it is answered in kind."""
     connection, heard = fed(OPEN)
     stream = heard.streams[1]
-    connection.send(stream, RESPONSE, bytes(100_000), b"")
+    connection.send(stream, RESPONSE, bytes(200_000), b"")
     connection.feed(reset(1))
     connection.take()
     connection.feed(update(0, 100_000) + update(1, 100_000))

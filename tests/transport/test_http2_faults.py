@@ -135,6 +135,10 @@ FAULTS = {
         frames.PROTOCOL_ERROR,
     ),
     "padding too long": (OPEN + frame(D, frames.PADDED, 1, b"\x02x"), frames.PROTOCOL_ERROR),
+    "padding too long on a stream that is over": (
+        OPEN + reset(1) + frame(D, frames.PADDED, 1, b"\x02x"),
+        frames.PROTOCOL_ERROR,
+    ),
     "padding of HEADERS too long": (
         HELLO + frame(H, WHOLE | frames.PADDED, 1, b"\x02x"),
         frames.PROTOCOL_ERROR,

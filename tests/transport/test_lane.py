@@ -14,13 +14,11 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from extproc.transport import EXT_PROC, HEALTH, frames
+from extproc.transport import EXT_PROC, HEALTH
 from extproc.transport.lane import LaneTransport
 from tests.e2e.ports import free_port
-from tests.transport.line import Line
 from tests.transport.scenarios import *  # noqa: F403
 from tests.transport.scenarios import (
-    LIMIT_BYTES,
     MAX_BODY_BYTES,
     PATIENCE_S,
     UNLIMITED,
@@ -33,7 +31,6 @@ from tests.transport.scenarios import (
     running,
     within,
 )
-from tests.transport.wire import message, setting, update
 
 MIB = 1024 * 1024
 
@@ -317,49 +314,6 @@ async def test_a_new_worker_takes_over_and_no_call_is_lost(serve: Serve, tmp_pat
             assert await ask(old.process(), b"end") == b"end"
             served = len(old.opened.exchanges) + len(new.opened.exchanges)
             assert served == answers + 2
-
-
-async def test_stopping_waits_for_answers_that_wait_for_windows(
-    serve: Serve, tmp_path: Path
-) -> None:
-    """An exchange that has ended is not over until its last byte has gone."""
-    async with running(serve, tmp_path / "s.sock") as bench:
-        line = Line(*(await asyncio.open_unix_connection(tmp_path / "s.sock")))
-        line.writer.write(setting((frames.INITIAL_WINDOW_SIZE, 0)))
-        stream = line.call()
-        line.data(stream, message(b"end"))
-        assert (await line.frame())[0] == frames.HEADERS
-        stopping = asyncio.create_task(bench.transport.stop(PATIENCE_S))
-        while (await line.frame())[0] != frames.GOAWAY:
-            pass
-        assert bench.opened.exchanges[0].closes == 1
-        line.writer.write(update(stream, 100))
-        assert (await line.frame())[3] == message(b"end")
-        assert (await line.frame())[0] == frames.HEADERS
-        await stopping
-        line.writer.close()
-
-
-async def test_a_peer_that_does_not_read_cannot_hold_up_the_end(
-    serve: Serve, tmp_path: Path
-) -> None:
-    """Its connection is cut after a moment."""
-    async with running(serve, tmp_path / "s.sock") as bench:
-        reader, writer = await asyncio.open_unix_connection(tmp_path / "s.sock")
-        writer.transport.pause_reading()
-        line = Line(reader, writer)
-        line.writer.write(update(0, 10**9) + setting((frames.INITIAL_WINDOW_SIZE, 10**9)))
-        stream = line.call()
-        whole = message(bytes(LIMIT_BYTES))  # more than the socket holds
-        for at in range(0, len(whole), 16384):
-            line.data(stream, whole[at : at + 16384])
-        while not bench.opened.exchanges:
-            await asyncio.sleep(0)
-        await within(bench.opened.exchanges[0].entered)
-        async with asyncio.timeout(PATIENCE_S):
-            await bench.transport.stop(0)
-        assert bench.opened.exchanges[0].closes == 1
-        writer.transport.abort()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost"])

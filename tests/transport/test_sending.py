@@ -19,6 +19,7 @@ from .wire import (
     D,
     H,
     fed,
+    feed,
     parsed,
     reset,
     setting,
@@ -90,6 +91,18 @@ def test_the_connections_window_is_shared_in_turn() -> None:
     assert [(stream, len(data)) for *_, stream, data in parsed(connection.take())] == [(5, 100)]
 
 
+def test_a_stream_that_is_reset_while_it_waits_has_no_share() -> None:
+    """The others go on with all of the connection's window."""
+    more = b"".join(frame(H, WHOLE, number, BLOCK) for number in (3, 5))
+    connection, heard = fed(OPEN + more)
+    connection.send(heard.streams[1], b"", bytes(65535), b"")  # uses the connection's window up
+    for number in (3, 5):
+        connection.send(heard.streams[number], b"", bytes(100), b"")
+    connection.take()
+    connection.feed(reset(3) + update(0, 100))
+    assert [(stream, len(data)) for *_, stream, data in parsed(connection.take())] == [(5, 100)]
+
+
 def test_a_smaller_table_is_acknowledged_in_the_next_block() -> None:
     """RFC 7541 4.2: once, before the first field."""
     connection, heard = fed(OPEN, frame(H, WHOLE, 3, BLOCK), setting((frames.HEADER_TABLE_SIZE, 0)))
@@ -98,6 +111,49 @@ def test_a_smaller_table_is_acknowledged_in_the_next_block() -> None:
     connection.send(heard.streams[3], b"", b"", RESPONSE + TRAILERS)
     blocks = [payload for *_, payload in parsed(connection.take())]
     assert blocks == [b"\x20" + RESPONSE, TRAILERS, RESPONSE + TRAILERS]
+
+
+def test_a_smaller_table_is_acknowledged_by_whatever_block_goes_first() -> None:
+    """Trailers that wait for a window do not take it with them, past the blocks of other streams."""
+    connection, heard = fed(
+        OPEN, frame(H, WHOLE, 3, BLOCK), setting((frames.INITIAL_WINDOW_SIZE, 0))
+    )
+    connection.send(heard.streams[1], RESPONSE, b"waits", b"")
+    connection.feed(setting((frames.HEADER_TABLE_SIZE, 0)))
+    connection.take()
+    connection.send(heard.streams[1], b"", b"", TRAILERS)
+    connection.send(heard.streams[3], RESPONSE, b"", TRAILERS)
+    blocks = [payload for *_, payload in parsed(connection.take())]
+    assert blocks == [b"\x20" + RESPONSE, TRAILERS]
+    connection.feed(update(1, 5))
+    assert parsed(connection.take())[-1][3] == TRAILERS
+
+
+def test_trailers_that_waited_acknowledge_a_smaller_table_if_they_go_first() -> None:
+    """Once, as any block would."""
+    connection, heard = fed(OPEN, setting((frames.INITIAL_WINDOW_SIZE, 0)))
+    connection.send(heard.streams[1], RESPONSE, b"waits", b"")
+    connection.feed(setting((frames.HEADER_TABLE_SIZE, 0)))
+    connection.send(heard.streams[1], b"", b"", TRAILERS)
+    connection.feed(update(1, 5))
+    assert parsed(connection.take())[-1][3] == b"\x20" + TRAILERS
+
+
+def test_windows_of_a_byte_do_not_copy_what_waits() -> None:
+    """The dribble: a copy for each would be gigabytes. Nor is kept what has gone (RFC 9113 10.5)."""
+    connection, heard = fed(OPEN, setting((frames.INITIAL_WINDOW_SIZE, 0)), update(0, 10**6))
+    stream, data = heard.streams[1], bytes(range(250)) * 400
+    connection.send(stream, RESPONSE, data, b"")
+    copies, kept, got = 0, data, b""
+    for _ in range(1000):
+        feed(connection, update(1, 100))
+        got += b"".join(payload for kind, *_, payload in parsed(connection.take()) if kind == D)
+        if stream.queue is not None:
+            copies += stream.queue[0][0] is not kept
+            kept = stream.queue[0][0]
+            assert len(kept) <= 2 * connection.sender.queued
+    assert copies < 20
+    assert (got, connection.sender.queued) == (data, 0)
 
 
 STEPS = st.lists(
