@@ -107,7 +107,7 @@ wheel: dist/.built ## Build the wheel in dist/, its request path compiled (mypyc
 test-wheel: wheel ## Run the end-to-end tests against the compiled wheel
 	@rm -rf .build && $(BIN)/python -m zipfile -e dist/*.whl .build/wheel
 	@export PYTHONSAFEPATH=1 PYTHONPATH="$$PWD/.build/wheel"; \
-	  $(BIN)/python -c 'from extproc import wire; assert wire.__file__.endswith(".so"), wire' && \
+	  $(BIN)/python -c 'from extproc.wire import messages as m; assert m.__file__.endswith(".so"), m' && \
 	  $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile tests/e2e $(PYTEST_ARGS)
 	@rm -rf .build
 

@@ -13,8 +13,8 @@ from extproc.gateway import Gateway
 from extproc.inflight import InFlight
 from extproc.pipeline import attempt_failed, settle
 from extproc.ports import UsageLog
-from extproc.wire import Malformed
-from extproc.wire_log import log_entries
+from extproc.wire.logs import log_entries
+from extproc.wire.messages import Malformed
 
 log: Final = logging.getLogger(__name__)
 

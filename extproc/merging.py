@@ -12,12 +12,12 @@ from enum import StrEnum
 from http import HTTPStatus
 from typing import Final
 
-from extproc import wire_upstream as wire
 from extproc.answers import Complete
 from extproc.cache.recorded import CannotTell
 from extproc.domain import Dialect
 from extproc.errors import Denied, render
 from extproc.exchange import OutOfOrder
+from extproc.wire import attempts as wire
 
 
 class State(StrEnum):

@@ -12,9 +12,9 @@ from msgspec.structs import replace
 
 from extproc.answers import OVERHEAD_BYTES, STATUS_HEADER
 from extproc.cache.asked import Asked
-from extproc.cache_fill import fill, filling_of
-from extproc.cache_flow import abandon, asked_of, consult
-from extproc.cache_turn import Patience
+from extproc.caching.fill import fill, filling_of
+from extproc.caching.flow import abandon, asked_of, consult
+from extproc.caching.turn import Patience
 from extproc.dialects import anthropic, openai
 from extproc.dialects.directions import DIRECTIONS
 from extproc.dialects.json_body import Members, members

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, Final
 from extproc.accesslog import AccessLog
 from extproc.admin.envoy import envoy_config_status
 from extproc.admin.readiness import Readiness
-from extproc.caching import cache_secret
 from extproc.domain import Head
 from extproc.explain import explain, principal_of
 from extproc.gateway import Gateway
@@ -37,6 +36,7 @@ from extproc.policies.health import Health
 from extproc.schema import Config
 from extproc.service import Processor
 from extproc.snapshot import compile_snapshot
+from extproc.snapshot_cache import cache_secret
 from extproc.stores.journal import Journal
 from extproc.stores.keys import KeyStore
 from extproc.stores.memory import MemoryLedger

@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 
 from msgspec.structs import replace
 
-from extproc import recording, wire
+from extproc import recording
 from extproc.domain import ENDPOINTS, MODELS_PATH, Dialect, Reply, Trace
 from extproc.errors import Denied, render
 from extproc.exchange import Event, OutOfOrder, State, advance
@@ -32,7 +32,8 @@ from extproc.policies.trace import traceparent_of, written
 from extproc.upstream import State as Stage
 from extproc.upstream import Translation
 from extproc.watch import Watch
-from extproc.wire_upstream import encode_answer_headers
+from extproc.wire import messages as wire
+from extproc.wire.attempts import encode_answer_headers
 
 log: Final = logging.getLogger(__name__)
 

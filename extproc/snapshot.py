@@ -12,10 +12,10 @@ from math import ceil
 from types import MappingProxyType
 
 from extproc.cache_policy import OFF, Policy
-from extproc.caching import compile_cache
 from extproc.domain import PICO_USD_PER_USD, Dialect, Model, Price, Target
 from extproc.limits import Tier
 from extproc.schema import Config, Prices, TargetConfig, TierPrices
+from extproc.snapshot_cache import compile_cache
 from extproc.tiers import compile_tiers
 
 SILENCE_MARGIN_S = 1.0  # of what Envoy allows: a reply that came later would be in vain

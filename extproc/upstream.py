@@ -13,10 +13,10 @@ from enum import StrEnum
 from http import HTTPStatus
 from typing import Final
 
-from extproc import wire_upstream as wire
 from extproc.dialects.directions import DIRECTIONS, Direction, Translator
 from extproc.domain import Dialect, caller_of
 from extproc.exchange import OutOfOrder
+from extproc.wire import attempts as wire
 
 log: Final = logging.getLogger(__name__)
 

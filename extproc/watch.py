@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from extproc import wire_upstream as wire
 from extproc.dialects.unchanged import Unchanged, api_of
 from extproc.upstream import Event, State, step
+from extproc.wire import attempts as wire
 
 PLAIN: Final = frozenset({"", "identity"})  # an event cannot follow what is compressed
 LEGAL: Final[Mapping[tuple[State, Event], State]] = {

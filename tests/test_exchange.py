@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from extproc.exchange import LEGAL, Event, OutOfOrder, State, advance
-from extproc.wire import Kind
+from extproc.wire.messages import Kind
 
 EVENTS = sorted({*map(str, Event), *map(str, Kind), "unheard_of"})
 EXPECTED = {

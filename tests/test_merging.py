@@ -10,7 +10,7 @@ import pytest
 from extproc.cache.recorded import CannotTell
 from extproc.exchange import OutOfOrder
 from extproc.merging import LEGAL, Merging, State
-from extproc.wire import Malformed
+from extproc.wire.messages import Malformed
 from tests.attempts import chunk, request_body, response_head
 from tests.calls import answer
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from extproc import pipeline, wire
+from extproc import pipeline
 from extproc.domain import Model, Principal
 from extproc.errors import Denied
 from extproc.inflight import GRACE_S, InFlight
 from extproc.record import decode
 from extproc.service import Exchange, Processor, ProtocolError
+from extproc.wire import messages as wire
 from tests import attempts
 from tests.calls import (
     ALICE,

@@ -9,7 +9,7 @@ from envoy_data_plane.envoy.service.ext_proc.v3 import HttpTrailers, ProcessingR
 
 from extproc.errors import Denied
 from extproc.service import ProtocolError
-from extproc.wire_upstream import encode_chunk, encode_trailers
+from extproc.wire.attempts import encode_chunk, encode_trailers
 from tests import attempts
 from tests.calls import (
     Identity,

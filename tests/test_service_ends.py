@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from extproc import pipeline, wire
+from extproc import pipeline
 from extproc.domain import Model, Trace
 from extproc.errors import Denied
 from extproc.policies.trace import read as read_trace
 from extproc.record import decode
 from extproc.service import ProtocolError
+from extproc.wire import messages as wire
 from tests.calls import (
     ALICE,
     NOW,

@@ -10,7 +10,7 @@ from envoy_data_plane.envoy.service.ext_proc.v3 import HttpTrailers, ProcessingR
 
 from extproc.exchange import OutOfOrder
 from extproc.upstream import LEGAL, Event, State, Translation
-from extproc.wire import Malformed
+from extproc.wire.messages import Malformed
 
 from .attempts import chunk, head, request_body, response_head
 from .calls import answer

@@ -18,7 +18,6 @@ from typing import Any
 
 import click
 
-from extproc.caching import cache_secret
 from extproc.commands.options import BadInput, Failed, config_option, load_config
 from extproc.config import Config
 from extproc.domain import Head, KeyRecord, Principal
@@ -33,6 +32,7 @@ from extproc.policies.health import Health
 from extproc.policies.keys import UnknownKeyError
 from extproc.ports import Ledger, SilentObserver
 from extproc.snapshot import compile_snapshot
+from extproc.snapshot_cache import cache_secret
 from extproc.stores.keys import KeyStoreError
 from extproc.stores.memory import MemoryLedger
 from extproc.stores.redis_ledger import RedisLedger

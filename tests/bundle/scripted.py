@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 
 from extproc.pb import als_pb2, ext_proc_pb2
-from extproc.wire_headers import read_pairs
+from extproc.wire.headers import read_pairs
 
 OVERWRITE = 2  # HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from extproc.wire_time import nanoseconds
+from extproc.wire.times import nanoseconds
 
 from .harness import CHAT, Gateway, until
 from .scripted import Request, http_answer, plan, stream_answer

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from extproc.wire_struct import fields_of
+from extproc.wire.structs import fields_of
 
 from .harness import CHAT, Gateway
 from .scripted import Answer, Request, http_answer, plan, stream_answer

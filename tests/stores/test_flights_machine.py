@@ -191,7 +191,6 @@ def test_any_order() -> None:
         settings=settings(
             max_examples=80,
             stateful_step_count=50,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )

@@ -45,7 +45,6 @@ from tests.redis_server import RedisServer
 STEPS = settings(
     max_examples=40,
     stateful_step_count=30,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
 )
 KEYS = {

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
 from extproc.cache.reasons import Reason
-from extproc.cache_flow import _FORWARDED
+from extproc.caching.flow import _FORWARDED
 from extproc.domain import Ended, Outcome, Usage, UsageSource
 from extproc.limits import SLOTS, Scope
 from extproc.telemetry import metrics as module

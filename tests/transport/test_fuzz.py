@@ -48,7 +48,6 @@ CODES = frozenset(range(0xE))  # RFC 9113 7
 TURNS = 20_000  # a connection that is not done by then hangs
 fuzz = settings(
     max_examples=EXAMPLES,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 

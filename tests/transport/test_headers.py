@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from hpack import Encoder, HeaderTuple, NeverIndexedHeaderTuple
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.transport import frames
@@ -149,7 +149,6 @@ FIELDS = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(FIELDS, max_size=40))
 def test_remembered_blocks_are_what_a_decoder_says(
     requests: list[list[tuple[str, int, bool]]],

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import h2.events
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.transport import frames, http2
@@ -94,7 +94,6 @@ def test_every_single_cut_is_heard_alike() -> None:
         assert (heard.events, connection.take()) == (WHOLE_HEARD.events, WHOLE_OUT)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.integers(0, len(CONVERSATION)), max_size=30),
     st.lists(st.integers(1, 5), min_size=1, max_size=40),

@@ -6,7 +6,7 @@ from urllib.parse import unquote
 
 import pytest
 from hpack import Decoder
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.transport import rpc
@@ -63,7 +63,6 @@ def test_what_is_not_grpc_is_refused(method: str, kind: str | None, status: str)
     assert ("grpc-status" in answer) == bool(status)
 
 
-@settings(deadline=None)
 @given(st.text(max_size=400))
 def test_a_reason_is_percent_encoded(reason: str) -> None:
     """Any text survives, up to its bound, as printable ASCII."""

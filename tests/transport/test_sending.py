@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.transport import frames
@@ -166,7 +166,6 @@ STEPS = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(STEPS)
 def test_no_more_is_sent_than_the_windows_allow_and_nothing_is_lost(
     steps: list[tuple[str, int, int]],

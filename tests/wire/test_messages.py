@@ -26,9 +26,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from extproc import wire, wire_write
 from extproc.domain import Continue, Forward, Head, Principal, Reply, Span, once
-from extproc.wire import Kind, Malformed, Message
+from extproc.wire import messages as wire
+from extproc.wire import writing
+from extproc.wire.messages import Kind, Malformed, Message
 from tests.calls import (
     EMBEDDINGS,
     answer,
@@ -235,18 +236,18 @@ def test_the_metadata_names_the_path_of_the_endpoint() -> None:
 
 def encoded(value: Any) -> bytes:
     """Write a Value with the functions the plan is written with."""
-    return wire_write.entry(b"", _value(value))  # the entry with an empty key
+    return writing.entry(b"", _value(value))  # the entry with an empty key
 
 
 def _value(value: Any) -> bytes:
     if isinstance(value, dict):
-        entries = b"".join(wire_write.entry(key.encode(), _value(v)) for key, v in value.items())
-        return b"\x2a" + wire_write.sized(entries)
+        entries = b"".join(writing.entry(key.encode(), _value(v)) for key, v in value.items())
+        return b"\x2a" + writing.sized(entries)
     entry = {
-        bool: lambda: wire_write.bool_entry(b"", value),
-        float: lambda: wire_write.number_entry(b"", value),
-        str: lambda: wire_write.string_entry(b"", value.encode()),
-        list: lambda: wire_write.list_entry(b"", [_value(item) for item in value]),
+        bool: lambda: writing.bool_entry(b"", value),
+        float: lambda: writing.number_entry(b"", value),
+        str: lambda: writing.string_entry(b"", value.encode()),
+        list: lambda: writing.list_entry(b"", [_value(item) for item in value]),
     }[type(value)]()
     return Struct.FromString(entry).fields[""].SerializeToString()
 
@@ -261,7 +262,7 @@ def test_the_struct_written_by_hand_is_what_google_protobuf_reads(value: Any) ->
 
 @given(st.integers(0, 2**40))
 def test_varints_are_those_of_protobuf(number: int) -> None:
-    raw = wire_write.varint(number)
+    raw = writing.varint(number)
     assert sum((byte & 0x7F) << (7 * place) for place, byte in enumerate(raw)) == number
     assert [byte >> 7 for byte in raw] == [1] * (len(raw) - 1) + [0]
 

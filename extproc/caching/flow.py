@@ -17,7 +17,7 @@ from extproc.cache.control import read as read_control
 from extproc.cache.lookup import Use
 from extproc.cache.reasons import Reason
 from extproc.cache.status import Fwd
-from extproc.cache_turn import Patience, Turn
+from extproc.caching.turn import Patience, Turn
 from extproc.dialects.json_body import Members
 from extproc.errors import Denied
 from extproc.gateway import NOT_ASKED, Gateway, Hit, Identified, Miss, Planned

@@ -14,10 +14,10 @@ from google.protobuf.message import DecodeError
 
 from extproc.domain import FailedAttempt, LogEntry, provider_of
 from extproc.pb import accesslog_pb2
-from extproc.wire import CALL, MODEL_HEADER, Malformed
-from extproc.wire_fields import Fields, fields
-from extproc.wire_struct import texts_of
-from extproc.wire_time import nanoseconds
+from extproc.wire.fields import Fields, fields
+from extproc.wire.messages import CALL, MODEL_HEADER, Malformed
+from extproc.wire.structs import texts_of
+from extproc.wire.times import nanoseconds
 
 STREAM: Final = b"llm.stream"  # dynamic metadata Envoy's response probe writes
 ANSWER: Final = b"llm.answer"  # and this, of answers that are to be kept

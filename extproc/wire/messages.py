@@ -1,6 +1,6 @@
 """The messages of admission: protobuf to domain and back, pure.
 
-Knows: the message classes, with `wire_log` and `wire_upstream`. Must not know: transports, policies
+Knows: the message classes, with `logs` and `attempts`. Must not know: transports, policies
 or the loop. Source: envoy.service.ext_proc.v3 (extproc/pb/*.proto).
 """
 
@@ -25,9 +25,9 @@ from extproc.domain import (
 )
 from extproc.gateway import Hit
 from extproc.pb import core_pb2, ext_proc_pb2, processing_mode_pb2
-from extproc.wire_fields import Fields, fields
-from extproc.wire_headers import read_pairs
-from extproc.wire_write import (
+from extproc.wire.fields import Fields, fields
+from extproc.wire.headers import read_pairs
+from extproc.wire.writing import (
     before,
     bool_entry,
     list_entry,

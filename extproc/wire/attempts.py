@@ -13,9 +13,9 @@ from typing import Any, Final
 from google.protobuf.message import DecodeError
 
 from extproc.pb import ext_proc_pb2, processing_mode_pb2
-from extproc.wire import OVERWRITE, Malformed
-from extproc.wire_headers import read_pairs
-from extproc.wire_struct import fields_of, text_of
+from extproc.wire.headers import read_pairs
+from extproc.wire.messages import OVERWRITE, Malformed
+from extproc.wire.structs import fields_of, text_of
 
 _ATTRIBUTES: Final = "envoy.filters.http.ext_proc"
 _SERVED: Final = "llm.served"

@@ -11,7 +11,7 @@ from typing import Any, Final
 from google.protobuf.message import DecodeError
 
 from extproc.pb import core_pb2
-from extproc.wire_fields import Fields, fields
+from extproc.wire.fields import Fields, fields
 
 _FIRST: Final = 1 << 3 | 2  # a member; of a member its name
 _SECOND: Final = 2 << 3 | 2  # and its value

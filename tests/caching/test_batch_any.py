@@ -6,7 +6,7 @@ import asyncio
 import json
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.batches import ALONE, Batches, document, vector
@@ -35,7 +35,6 @@ def each(inputs_: Any) -> list[Any]:
     return [inputs_] if alone else list(inputs_)
 
 
-@settings(deadline=None)
 @given(calls=st.lists(calls, min_size=3, max_size=8))
 def test_any_calls_are_answered_as_if_there_were_no_cache(calls: list[Any]) -> None:
     asyncio.run(_answered_all(calls))

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from extproc.answers import Role
 from extproc.cache.lookup import MAX_REPEATED_BYTES
-from extproc.cache_batch import MAX_INPUTS
+from extproc.caching.batch import MAX_INPUTS
 from extproc.domain import Ended, Model
 from tests.batches import ALONE, BOB, EITHER, Batches, document, told
 from tests.calls import target

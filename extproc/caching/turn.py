@@ -16,7 +16,7 @@ from extproc.cache.key import key_of
 from extproc.cache.lookup import Use
 from extproc.cache.replay import CannotTell, replay
 from extproc.cache.status import Fwd
-from extproc.cache_batch import MAX_INPUTS, Batched, look_up
+from extproc.caching.batch import MAX_INPUTS, Batched, look_up
 from extproc.domain import Reply
 from extproc.gateway import Caching, Gateway, Hit, Miss, Planned
 from extproc.limits import Grant, Settlement

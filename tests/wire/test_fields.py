@@ -9,11 +9,11 @@ from google.protobuf.struct_pb2 import Struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc import wire
 from extproc.pb import ext_proc_pb2
-from extproc.wire import Kind
-from extproc.wire_fields import fields
-from extproc.wire_struct import fields_of, text_of, texts_of
+from extproc.wire import messages as wire
+from extproc.wire.fields import fields
+from extproc.wire.messages import Kind
+from extproc.wire.structs import fields_of, text_of, texts_of
 
 SCALARS = st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(max_size=200)
 VALUES = st.dictionaries(st.text(max_size=20), SCALARS | st.lists(SCALARS, max_size=3), max_size=5)

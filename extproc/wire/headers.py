@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from extproc.wire_fields import varint
+from extproc.wire.fields import varint
 
 _FIRST: Final = 0x0A  # field 1 with a length: a header in the map, a name in a header
 _VALUE: Final = 0x12  # field 2 with a length, which Envoy leaves empty

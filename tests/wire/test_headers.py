@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.pb.core_pb2 import HeaderMap
-from extproc.wire_headers import read_pairs
+from extproc.wire.headers import read_pairs
 
 TEXT = st.text(max_size=300)
 

@@ -10,11 +10,11 @@ import yaml
 from pydantic import ValidationError
 
 from extproc.cache_policy import Policy, Terms
-from extproc.caching import cache_secret, compile_cache
 from extproc.checks import missing_secrets
 from extproc.config import DEFAULTS
 from extproc.schema import Config
 from extproc.snapshot import compile_snapshot
+from extproc.snapshot_cache import cache_secret, compile_cache
 
 LOCAL = {"dialect": "openai", "endpoint": "http://127.0.0.1:9101/v1"}
 BASE: dict[str, Any] = {

@@ -25,11 +25,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc import wire_log
 from extproc.domain import FailedAttempt, LogEntry
 from extproc.pb import als_pb2
-from extproc.wire import Malformed
-from extproc.wire_time import nanoseconds
+from extproc.wire import logs
+from extproc.wire.messages import Malformed
+from extproc.wire.times import nanoseconds
 
 START = datetime(2026, 7, 1, 12, 30, 15, 250_000, tzinfo=UTC)
 
@@ -57,7 +57,7 @@ def message(*entries: HttpAccessLogEntry) -> bytes:
 
 def read(*entries: HttpAccessLogEntry) -> list[LogEntry]:
     """Send a batch and read it."""
-    return list(wire_log.log_entries(message(*entries)))
+    return list(logs.log_entries(message(*entries)))
 
 
 BARE = LogEntry(
@@ -97,7 +97,7 @@ def test_an_answer_that_is_to_be_kept(kept: dict[str, Any], body: bytes, form: s
 def test_an_answer_need_not_be_text() -> None:
     """What a provider sends is bytes; that it is UTF-8 is for whoever reads it to see."""
     raw = message(entry({"llm.call": {"record": "r"}, "llm.answer": {"json": "{??}"}}))
-    (found,) = wire_log.log_entries(raw.replace(b"{??}", b"{\xff\xfe}"))
+    (found,) = logs.log_entries(raw.replace(b"{??}", b"{\xff\xfe}"))
     assert isinstance(found, LogEntry)
     assert found.answer == b"{\xff\xfe}"
 
@@ -180,8 +180,8 @@ def test_a_record_that_is_not_text_is_an_empty_one() -> None:
 
 def test_a_message_without_http_entries_brings_none() -> None:
     tcp = StreamAccessLogsMessage(tcp_logs=StreamAccessLogsMessageTcpAccessLogEntries())
-    assert list(wire_log.log_entries(bytes(tcp))) == []
-    assert list(wire_log.log_entries(b"")) == []
+    assert list(logs.log_entries(bytes(tcp))) == []
+    assert list(logs.log_entries(b"")) == []
 
 
 FLAGS = [name for name in ResponseFlags.__annotations__ if name != "unauthorized_details"]
@@ -244,7 +244,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 @given(st.binary(max_size=200) | damaged())
 def test_any_bytes_are_entries_or_malformed(raw: bytes) -> None:
     try:
-        for found in wire_log.log_entries(raw):
+        for found in logs.log_entries(raw):
             assert found is None or isinstance(found, LogEntry)  # None: its times are none
     except Malformed:
         return
@@ -291,7 +291,7 @@ def failed(**common: Any) -> HttpAccessLogEntry:
 def test_a_failed_attempt_is_told_from_a_call() -> None:
     """It has its target's name on the request and no call in its metadata."""
     flags = ResponseFlags(upstream_protocol_error=True)
-    found = list(wire_log.log_entries(message(failed(response_flags=flags), failed())))
+    found = list(logs.log_entries(message(failed(response_flags=flags), failed())))
     told = FailedAttempt("openai", "gpt-x", 429, ("upstream_protocol_error",), "7", "0;9s;;")
     assert found == [told, FailedAttempt("openai", "gpt-x", 429, (), "7", "0;9s;;")]
 
@@ -337,7 +337,7 @@ def test_an_entry_whose_time_is_none_costs_no_other(field: str) -> None:
         common.metadata.filter_metadata["llm.call"] = bytes(struct({"record": record}))
         if record == "broken":
             setattr(common, field, b"\x08\xff")
-    found = wire_log.log_entries(message.SerializeToString())
+    found = logs.log_entries(message.SerializeToString())
     assert [one and one.record for one in found] == ["first", None, "last"]
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from extproc.cache_turn import REPLY_GRACE_S
+from extproc.caching.turn import REPLY_GRACE_S
 from extproc.domain import Principal
 from extproc.ports import SilentObserver
 from tests.cache_bench import COMPLETE, Answered, Bench
+from tests.caching.test_flow import TOOLS
 from tests.calls import answer
 from tests.ledgers import rules
-from tests.test_cache_flow import TOOLS
 
 
 async def led(bench: Bench, followers: int = 1, **fields: Any) -> tuple[Answered, list[Any]]:

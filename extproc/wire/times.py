@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from extproc.wire_fields import varint
+from extproc.wire.fields import varint
 
 NS_PER_S: Final = 1_000_000_000
 _SECONDS: Final = 0x08  # field 1, a varint
