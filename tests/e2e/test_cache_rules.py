@@ -265,13 +265,13 @@ def test_what_a_fallback_said_is_not_what_the_first_choice_says(caller: Caller, 
     """It is kept as the fallback's, and the first choice is asked as soon as it can answer."""
     stack = caller.stack
     stack.behave("b", status=500)
-    stored = caller.counted("cache_fills", "stored")
     answer = caller.ask(asked, model="failover")
     assert (answer.headers["x-llm-model"], answer.headers["x-llm-attempts"]) == (
         "second-model",
         "2",
     )
-    wait_for("it to be kept", lambda: caller.counted("cache_fills", "stored") == stored + 1)
+    of_it = "SELECT * FROM outcomes WHERE request_id = ?", answer.headers["x-request-id"]
+    wait_for("it to be settled, and with that kept", lambda: stack.rows(*of_it))
     stack.behave("b")
     assert caller.status(asked, model="failover") == 504
     again = caller.ask(asked, model="failover")

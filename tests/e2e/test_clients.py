@@ -43,7 +43,7 @@ def test_an_answer_says_where_its_time_went(client: OpenAI) -> None:
     )
     told = re.fullmatch(r"gateway;dur=(\d+), provider;dur=(\d+)", raw.headers["server-timing"])
     assert told is not None
-    assert int(told[2]) >= 80
+    assert int(told[2]) >= 79  # the provider's loop counts whole milliseconds and may be one early
 
 
 def test_streamed_chat_hides_the_usage_nobody_asked_for(stack: Stack, client: OpenAI) -> None:

@@ -18,7 +18,7 @@ from .stack import Stack, start_stack, wait_for
 from .test_limits import ADMIN_TOKEN, ADMIN_VARIABLE, ends_within
 
 LIMITS = {"requests_per_day": 1000, "tokens_per_day": 10_000_000, "usd_per_month": 100}
-CALLS = 5
+CALLS = 3
 CALLERS_AT_ONCE = 40  # because the gateway looks for new keys only so often
 SIMS = {**SIMULATED, "grumpy": "anthropic"}
 BROKEN = ("reset", "garbage", "limited", "limited-claude")
@@ -298,7 +298,7 @@ def test_a_providers_own_limits_are_told_to_nobody(
 def test_a_failed_call_gives_its_slot_back(
     running: Stack, caller: Caller, how: str, dialect: str, stream: bool
 ) -> None:
-    """One after another on one slot: each gets the failure itself and never a refusal.
+    """One after another on one slot: each gets the failure itself and no refusal.
 
     Only the caller's own errors are requests, and none costs tokens or money.
     """
@@ -307,10 +307,12 @@ def test_a_failed_call_gives_its_slot_back(
     with httpx.Client(base_url=running.base, timeout=30) as client:
         client.headers.update({**caller.headers, **failure.headers})
         body = body_of(dialect, f"{failure.model}-{dialect}", stream=stream)
-        answers = [client.post(PATHS[dialect], json=body) for _ in range(CALLS)]
-    assert [one.status_code for one in answers] == [failure.status] * CALLS
-    assert [one for one in answers if "concurrency_limit_exceeded" in one.text] == []
-    caller.settled(CALLS)
+        for number in range(CALLS):
+            answer = client.post(PATHS[dialect], json=body)
+            assert answer.status_code == failure.status
+            assert "concurrency_limit_exceeded" not in answer.text
+            # Because how long a call may wait for the last one's slot is no matter here.
+            caller.settled(number + 1)
     used = caller.used()
     assert used.pop("usd_per_month") == "0"
     assert used == {
