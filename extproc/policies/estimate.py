@@ -10,10 +10,9 @@ exponentially weighted one (EWMA) that follows a model whose answers change.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from math import ceil
 from typing import Final, Literal, TypeAlias
-
-from cachetools import LRUCache
 
 from extproc.domain import Usage, UsageSource
 from extproc.policies.usage import MAX_BELIEVED_TOKENS
@@ -65,7 +64,7 @@ class Estimator:
     """Token estimates that get better with every answer whose usage the provider reported."""
 
     def __init__(self) -> None:
-        self._models: LRUCache[str, _Ratios] = LRUCache(MAX_MODELS)
+        self._models: OrderedDict[str, _Ratios] = OrderedDict()
         self._errors: dict[Kind, _Mean] = {kind: _Mean(0.0) for kind in PRIORS}
 
     def __len__(self) -> int:
@@ -86,10 +85,14 @@ class Estimator:
         if usage.source is not UsageSource.PROVIDER:
             return
         ratios = self._models.get(model)
-        if ratios is None:
-            if not (usage.input > 0 or usage.output > 0):
-                return
+        if ratios is not None:
+            self._models.move_to_end(model)
+        elif usage.input > 0 or usage.output > 0:
             ratios = self._models[model] = _Ratios()
+            if len(self._models) > MAX_MODELS:
+                self._models.popitem(last=False)
+        else:
+            return
         ratios.prompt = self._learn("prompt", ratios.prompt, prompt_bytes, usage.input)
         if stream:
             ratios.stream = self._learn("stream", ratios.stream, response_bytes, usage.output)
@@ -159,6 +162,7 @@ class Estimator:
         ratios = self._models.get(model)
         if ratios is None:
             return None
+        self._models.move_to_end(model)
         if kind == "prompt":  # one by one, because `getattr` takes ten times as long
             return ratios.prompt
         return ratios.plain if kind == "plain" else ratios.stream
