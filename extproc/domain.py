@@ -290,6 +290,7 @@ class LogEntry(msgspec.Struct, frozen=True, gc=False):
     Times are milliseconds, None where that never happened.
     `usage` is the fragment the response probe kept; `events` and `done` are what it saw. `answer`
     is all of a whole answer that was to be kept, `answer_form` json or sse; else both are empty.
+    `keyless`: Envoy has no credential for the provider, which therefore was not asked.
     """
 
     record: str
@@ -311,6 +312,7 @@ class LogEntry(msgspec.Struct, frozen=True, gc=False):
     first_downstream_tx_ms: float | None = None
     answer: bytes = b""
     answer_form: str = ""
+    keyless: bool = False
 
 
 @final

@@ -243,7 +243,8 @@ def settle(gateway: Gateway, entry: LogEntry) -> Outcome | None:
     if record.filling is not None:
         fill(gateway, record, entry, outcome)
     kind = "streaming" if outcome.stream else _TIMEOUT_KIND.get(outcome.endpoint, "completion")
-    _learn(gateway.health, outcome, gateway.snapshot.timeout_ms[kind], gateway.steady())
+    limit_ms = gateway.snapshot.timeout_ms[kind]
+    _learn(gateway.health, outcome, limit_ms, gateway.steady(), keyless=entry.keyless)
     _tell(gateway, record, outcome)
     return outcome
 
@@ -263,15 +264,16 @@ def attempt_failed(gateway: Gateway, attempt: FailedAttempt) -> None:
     gateway.health.failed(key, gateway.steady(), cool)
 
 
-def _learn(health: Health, outcome: Outcome, limit_ms: int, now: float) -> None:
-    """Note a good answer, and one that took all the time there is.
+def _learn(health: Health, outcome: Outcome, limit_ms: int, now: float, *, keyless: bool) -> None:
+    """Note a good answer, one that took all the time there is, and a target without a credential.
 
     Other failures have been noted as they happened; of a time limit that a caller lowered below
-    `limit_ms` nothing is held against the provider.
+    `limit_ms` nothing is held against the provider. Envoy answers itself where it has no
+    credential, and tries no other target: only the breaker leads past such a one.
     """
     key = f"{outcome.provider}/{outcome.served_model}"
     if outcome.ended is not Ended.FINISHED:
-        if TIMED_OUT in outcome.flags and outcome.duration_ms >= limit_ms:
+        if keyless or (TIMED_OUT in outcome.flags and outcome.duration_ms >= limit_ms):
             health.failed(key, now, 0)
         return
     target = health.at(key)

@@ -130,6 +130,15 @@ def test_a_call_that_ran_out_of_time(duration_ms: float, state: str) -> None:
     assert found.breaker.state == state
 
 
+@pytest.mark.parametrize("keyless", [True, False])
+def test_a_target_without_a_credential_is_held_against_it(*, keyless: bool) -> None:
+    """Another 503 has been, as it happened."""
+    answers, found = planned()
+    for _ in range(5):
+        settle(answers, entry(forward(A), status=503, done=False, usage="", keyless=keyless))
+    assert found.breaker.state == ("open" if keyless else "closed")
+
+
 def test_a_good_answer_closes_a_half_open_breaker() -> None:
     """The probe came back."""
     answers, found = planned()

@@ -64,6 +64,7 @@ class Estimator:
     """Token estimates that get better with every answer whose usage the provider reported."""
 
     def __init__(self) -> None:
+        # No LRUCache of cachetools, whose looks run Python: 10,000 instructions a call.
         self._models: OrderedDict[str, _Ratios] = OrderedDict()
         self._errors: dict[Kind, _Mean] = {kind: _Mean(0.0) for kind in PRIORS}
 

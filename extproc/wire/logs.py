@@ -26,6 +26,8 @@ SEEN: Final = b"seen"  # in the stream's
 FORMS: Final = ((b"json", "json"), (b"sse", "sse"))  # members of the answer's, one of them
 SEEN_PARTS: Final = 5  # first chunk's time, events, their bytes, end, usage
 MAX_DIGITS: Final = 15  # of what anybody can have measured
+KEYLESS: Final = b"failed_to_inject_credential"  # details of Envoy's own answer
+SERVER_ERRORS: Final = 500
 NS_PER_MS: Final = 1_000_000
 RESETS_HEADER: Final = "x-llm-resets"  # on its answer, as `policies.cooling` reads it
 
@@ -51,6 +53,7 @@ _REQUEST_ID: Final = 9 << 3 | 2
 _REQUEST_BYTES: Final = 12 << 3
 _STATUS: Final = 1 << 3 | 2
 _RESPONSE_BYTES: Final = 3 << 3
+_DETAILS: Final = 6 << 3 | 2
 _FILTER: Final = 1 << 3 | 2
 _NAME: Final = 1 << 3 | 2
 _STRUCT: Final = 2 << 3 | 2
@@ -63,8 +66,8 @@ class _Entry:
 
     __slots__ = (
         *("answer", "attempts", "call", "cluster", "duration", "first_downstream_tx"),
-        *("first_upstream_rx", "first_upstream_tx", "flags", "request_bytes", "request_id"),
-        *("response_bytes", "start_time", "status", "stream"),
+        *("first_upstream_rx", "first_upstream_tx", "flags", "keyless", "request_bytes"),
+        *("request_id", "response_bytes", "start_time", "status", "stream"),
     )
 
     def __init__(self) -> None:
@@ -83,6 +86,7 @@ class _Entry:
         self.request_bytes = 0
         self.status = 0
         self.response_bytes = 0
+        self.keyless = False
 
     def read(self, entry: Fields) -> None:
         """Take in what is there. Raises ValueError."""
@@ -97,15 +101,19 @@ class _Entry:
                     elif request.tag == _REQUEST_BYTES:
                         self.request_bytes = request.number
             elif entry.tag == _RESPONSE:
-                response = entry.inside()
-                while response.more():
-                    if response.tag == _STATUS:
-                        status = response.inside()
-                        while status.more():
-                            if status.tag == _VALUE:
-                                self.status = status.number & _32_BITS
-                    elif response.tag == _RESPONSE_BYTES:
-                        self.response_bytes = response.number
+                self._response(entry.inside())
+
+    def _response(self, response: Fields) -> None:
+        while response.more():
+            if response.tag == _STATUS:
+                status = response.inside()
+                while status.more():
+                    if status.tag == _VALUE:
+                        self.status = status.number & _32_BITS
+            elif response.tag == _RESPONSE_BYTES:
+                self.response_bytes = response.number
+            elif response.tag == _DETAILS and self.status >= SERVER_ERRORS:
+                self.keyless = response.value() == KEYLESS
 
     def _common(self, common: Fields) -> None:
         while common.more():
@@ -223,6 +231,7 @@ def _log_entry(read: _Entry, record: str) -> LogEntry:
         first_downstream_tx_ms=_span_ms(read.first_downstream_tx),
         answer=answer,
         answer_form=form,
+        keyless=read.keyless,
     )
 
 

@@ -111,6 +111,8 @@ def configure(config: dict[str, Any], broken: Mapping[str, Broken]) -> None:
         "embedding": "1s",
         "idle": "1s",
     }
+    providers["keyless"] = providers["a"] | {"api_key": {"env": "LLM_EDGE_TEST_NO_SUCH_KEY"}}
+    models["after-keyless"] = model(("keyless", "x"), ("a", "good"))
     for case in CASES:
         models[case.name] = model((case.provider, case.name), (GOOD[case.second], case.name))
 

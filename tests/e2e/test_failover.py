@@ -194,6 +194,19 @@ def test_a_thousand_calls_at_a_dead_provider_cost_a_handful_of_attempts(
     assert states(running)["reset-openai"] > 0
 
 
+def test_a_first_target_without_a_credential_does_not_take_the_model_down(
+    running: Stack, client: httpx.Client
+) -> None:
+    """Envoy answers itself and tries no other, so its breaker has to lead past it."""
+    assert client.post(CHAT, json=body("after-keyless")).status_code == 503
+
+    def served() -> bool:
+        return client.post(CHAT, json=body("after-keyless")).status_code == 200
+
+    wait_for("the breaker to open", served)
+    assert states(running)["keyless"] > 0
+
+
 def test_when_every_breaker_is_open_the_caller_is_told_when_to_come_back(
     running: Stack, client: httpx.Client
 ) -> None:

@@ -272,6 +272,26 @@ def test_events_are_told_of_some_bytes(seen: str, size: int, events: int) -> Non
     assert found.events == events
 
 
+@pytest.mark.parametrize(
+    ("status", "details", "keyless"),
+    [
+        (503, "failed_to_inject_credential", True),
+        (503, "no_healthy_upstream", False),
+        (200, "failed_to_inject_credential", False),
+        (503, "", False),
+    ],
+)
+def test_a_provider_without_a_credential_is_told(
+    status: int, details: str, *, keyless: bool
+) -> None:
+    """By Envoy's details of an answer of its own."""
+    failed = entry({"llm.call": {"record": "r"}})
+    failed.response = HttpResponseProperties(response_code=status, response_code_details=details)
+    (found,) = read(failed)
+    assert isinstance(found, LogEntry)
+    assert found.keyless is keyless
+
+
 def test_what_the_probe_did_not_measure_is_none() -> None:
     told = {"seen": '- 0 31 1 "usage":{"a": 1}'}
     (found,) = read(entry({"llm.call": {"record": "r"}, "llm.stream": told}))
