@@ -111,6 +111,10 @@ test-wheel: wheel ## Run the end-to-end tests against the compiled wheel
 	  $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile tests/e2e $(PYTEST_ARGS)
 	@rm -rf .build
 
+.PHONY: test-grpcio
+test-grpcio: setup ## Run the end-to-end tests on the grpcio transport, those too that CI runs on the lane alone
+	@LLM_EDGE_TEST_TRANSPORT=grpcio $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile tests/e2e $(PYTEST_ARGS)
+
 .PHONY: bundle
 bundle: setup ## Regenerate the committed Envoy bundle in envoy/
 	@env -i PATH="$$PATH" $(BIN)/llm-edge bundle --out envoy

@@ -11,9 +11,7 @@ import pytest
 from anthropic import Anthropic
 from openai import OpenAI
 
-from .stack import Stack, start_stack
-
-TRANSPORTS = ("lane", "grpcio")
+from .stack import TRANSPORTS, Stack, start_stack
 
 
 @pytest.hookimpl(hookwrapper=True)

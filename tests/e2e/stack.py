@@ -32,6 +32,9 @@ from .ports import free_port
 
 PATIENCE_S = 30.0
 TAIL_BYTES = 6000
+# Named by `make test-grpcio`; tests that run on each transport then run on this one.
+NAMED_TRANSPORT = os.environ.get("LLM_EDGE_TEST_TRANSPORT")
+TRANSPORTS = (NAMED_TRANSPORT,) if NAMED_TRANSPORT else ("lane", "grpcio")
 PROVIDERS = Path(__file__).with_name("providers.py")
 
 
@@ -257,7 +260,7 @@ def start_stack(
     change: Callable[[dict[str, Any]], None] | None = None,
     env: Mapping[str, str] | None = None,
     concurrency: int = 1,
-    transport: str = "auto",
+    transport: str = NAMED_TRANSPORT or "auto",
     simulated: Mapping[str, str] = SIMULATED,
 ) -> Stack:
     """Start the simulated providers, the processor and Envoy in a fresh directory."""

@@ -13,7 +13,7 @@ import pytest
 from tests.collector import Collector, collecting
 from tests.redis_server import RedisServer
 
-from .stack import Stack, wait_for
+from .stack import TRANSPORTS, Stack, wait_for
 
 PROMISED_S = 1.0
 TOKEN = "canary-admin-token-4d1f"
@@ -60,7 +60,7 @@ def guarded(config: dict[str, Any]) -> None:
 
 
 # On one transport, because keys come another way.
-@pytest.mark.parametrize("transport", ["lane"])
+@pytest.mark.parametrize("transport", TRANSPORTS[:1])
 def test_a_change_counts_on_every_replica_within_a_second(
     fresh_stack: Start, redis: RedisServer
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.collector import attributes, collecting
 
-from .stack import Stack, wait_for
+from .stack import TRANSPORTS, Stack, wait_for
 
 CHAT = "/v1/chat/completions"
 CANARY = "canary-prompt-51c2"
@@ -19,7 +19,7 @@ TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
 
 # On one transport, because spans go another way.
-@pytest.mark.parametrize("transport", ["lane"])
+@pytest.mark.parametrize("transport", TRANSPORTS[:1])
 def test_a_trace_goes_from_the_caller_to_the_provider(fresh_stack: Callable[..., Stack]) -> None:
     """Continue the caller's trace over both attempts; a dead collector costs no call."""
     with collecting() as collector:
