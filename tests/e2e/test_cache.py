@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -308,7 +309,8 @@ async def test_where_the_leader_leaves_the_next_one_asks(
         answers = await asyncio.gather(*followers)
     assert len(answers) == MANY - 1
     assert {answer.status_code for answer in answers} == {200}
-    told = [answer for answer in answers if "collapsed;" in answer.headers["cache-status"]]
+    # Who was so slow to be heard that the answer was there by then has a hit.
+    told = [one for one in answers if re.search("collapsed;|; hit", one.headers["cache-status"])]
     assert len(told) == MANY - 2
     assert len({answer.content for answer in told}) == 1
     await asyncio.to_thread(wait_for, "both in the log", lambda: len(cached.sim_log("a")) == 2)
