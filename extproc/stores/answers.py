@@ -151,16 +151,15 @@ class MemoryAnswers:
         known = self._in_main.get(key) or self._window.get(key)
         if (
             now_ms >= entry.expires_ms
-            or weight > self._max_bytes
             or self._purges.covers(entry)
             or (known is not None and known.entry.stored_ms > entry.stored_ms)
         ):
             self._declined += 1
             return
-        if known is not None:
+        if known is not None:  # also where this one does not fit: it is not the answer any more
             self._remove(key)
         self._sweep(now_ms)
-        if not self._make_room(weight):
+        if weight > self._max_bytes or not self._make_room(weight):
             self._declined += 1
             return
         self._window[key] = Held(_shared(entry), weight, now_ms, idle_ms)

@@ -10,7 +10,7 @@ from multiprocessing import get_context
 
 import psutil
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from extproc.answers import OVERHEAD_BYTES, Entry
@@ -200,6 +200,7 @@ OPS = st.lists(
 
 @settings(suppress_health_check=list(HealthCheck))
 @given(ops=OPS, max_bytes=st.sampled_from((3_000, 12_000, 40_000, 10**8)))
+@example(ops=[("put", 0, 1_030), ("put", 0, 9_000), ("get", 0, 0)], max_bytes=3_000)
 def test_any_order_of_calls(ops: list[tuple[str, int, int]], max_bytes: int) -> None:
     """Never over the bound, never what is over, purged or replaced; all of it where there is room."""
     asyncio.run(_any_order(ops, max_bytes))
