@@ -112,6 +112,7 @@ class _Entry:
                         self.status = status.number & _32_BITS
             elif response.tag == _RESPONSE_BYTES:
                 self.response_bytes = response.number
+            # Known by now, because protobuf's own code writes the fields by their numbers.
             elif response.tag == _DETAILS and self.status >= SERVER_ERRORS:
                 self.keyless = response.value() == KEYLESS
 

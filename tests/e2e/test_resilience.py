@@ -109,10 +109,15 @@ async def test_killed_mid_load_it_fails_closed_and_comes_back(
         for data in await asyncio.gather(*streams):
             assert data.endswith(b"data: [DONE]\n\n")
             assert data.count(b"data: ") >= TOKENS
+        last = await client.post(CHAT, json=GOOD, headers={"x-request-id": "after-the-streams"})
+        assert last.status_code == 200
     # Of the calls that ended while nobody was there Envoy holds a few entries and drops the rest, of
-    # one that ends before its log has found the new processor too: only the streams' are counted.
+    # one that ends before its log has found the new processor too: the streams' are counted, and one
+    # from when it has.
     query = "SELECT ended, output FROM outcomes WHERE tenant = ? AND stream"
     wait_for("every stream's row", lambda: len(stack.rows(query, "killed")) >= STREAMS)
+    later = "SELECT ended FROM outcomes WHERE request_id = ?", "after-the-streams"
+    assert wait_for("a later call's row", lambda: stack.rows(*later)) == [{"ended": "finished"}]
     finished = [(row["ended"], row["output"]) for row in stack.rows(query, "killed")]
     assert finished == [("finished", TOKENS)] * STREAMS
 
